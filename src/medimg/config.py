@@ -1,0 +1,225 @@
+"""What a user decides, as frozen models that travel as JSON."""
+
+from __future__ import annotations
+
+import json
+import types
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from medimg.errors import ConfigError, did_you_mean
+
+__all__ = ["Augment", "JobSpec", "Resources", "ServeConfig", "TrainConfig"]
+
+Task = Literal["binary", "multiclass", "multilabel"]
+
+
+def _literals(annotation: Any) -> set[str]:
+    """Returns every string that a field's Literal types admit."""
+    if get_origin(annotation) is Literal:
+        return {value for value in get_args(annotation) if isinstance(value, str)}
+    if get_origin(annotation) in (Union, types.UnionType, Annotated):
+        return set().union(*(_literals(part) for part in get_args(annotation)))
+    return set()
+
+
+class Settings(BaseModel):
+    """A frozen set of settings; a mistake raises `ConfigError` with the nearest right name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            lines = [cls._line(problem) for problem in error.errors()]
+            # ConfigError is no ValueError, so pydantic lets it through unchanged.
+            raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+    @classmethod
+    def _line(cls, problem: Any) -> str:
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        if problem["type"] == "extra_forbidden":
+            return f"{cls.__name__} has no setting {name!r}.{did_you_mean(name, cls.model_fields)}"
+        value = problem["input"]
+        field = cls.model_fields.get(name)
+        hint = ""
+        if field is not None and isinstance(value, str) and (known := _literals(field.annotation)):
+            hint = did_you_mean(value, known)
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{cls.__name__}.{name}={value!r}: {message}.{hint}" if name else f"{cls.__name__}: {message}"
+
+
+class Augment(Settings):
+    """Random changes of training images; never of validation or test images.
+
+    Attributes:
+        flip: "horizontal", "vertical", "both" or None. Radiographs are not symmetric: the default is None.
+        rotation: Largest rotation either way, in degrees.
+        translation: Largest shift, as a fraction of the image's side.
+        zoom: Largest zoom in or out, as a fraction.
+        brightness: Largest shift of brightness, as a fraction of the full range.
+        contrast: Largest relative change of contrast.
+    """
+
+    flip: Literal["horizontal", "vertical", "both"] | None = None
+    rotation: float = Field(7.0, ge=0, le=180)
+    translation: float = Field(0.05, ge=0, lt=1)
+    zoom: float = Field(0.1, ge=0, lt=1)
+    brightness: float = Field(0.1, ge=0, le=1)
+    contrast: float = Field(0.2, ge=0, lt=1)
+
+
+class TrainConfig(Settings):
+    """How a classifier is trained.
+
+    Attributes:
+        model: A registered architecture: see `medimg.models.available()`.
+        model_options: Options of that architecture, such as `{"alpha": 0.35}` for MobileNet.
+        weights: "imagenet", the path of a weights file, or None to train from scratch.
+        image_size: Side of the square that images are resized to, in pixels.
+        epochs: Largest number of passes over train: of the head on frozen features, or of the whole network when
+            `weights` is None.
+        fine_tune_epochs: Passes in which the top of the backbone is trained too, after the head. 0: none.
+        fine_tune_fraction: Share of the backbone's layers, from the top, that fine-tuning trains.
+        batch_size: Images a step, over all devices together.
+        learning_rate: Adam's step size; None: 1e-2 for a head on frozen features, 1e-3 from scratch.
+        fine_tune_learning_rate: Adam's step size in fine-tuning.
+        dropout: Share of features dropped before the last layer.
+        augment: True (the defaults of `Augment`), False, or an `Augment`. Acts where the backbone is trained.
+        class_weight: "balanced" gives every class the same total weight; None weighs every image alike.
+        early_stopping: Epochs without a better validation loss before training stops; None: never.
+        precision: "auto" is float32 on CPU and mixed_bfloat16 on GPUs that have it.
+        threshold: How the decision threshold is chosen on validation: "youden", or a fixed probability.
+        seed: Of weights, data order, dropout and augmentation.
+    """
+
+    model: str = "mobilenet_v2"
+    model_options: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = "imagenet"
+    image_size: int = Field(224, ge=16, le=2048)
+    epochs: int = Field(10, ge=1)
+    fine_tune_epochs: int = Field(0, ge=0)
+    fine_tune_fraction: float = Field(0.3, gt=0, le=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float | None = Field(None, gt=0)
+    fine_tune_learning_rate: float = Field(1e-5, gt=0)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    augment: bool | Augment = True
+    class_weight: Literal["balanced"] | None = "balanced"
+    early_stopping: int | None = Field(3, ge=1)
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    threshold: Literal["youden"] | Annotated[float, Field(gt=0, lt=1)] = "youden"
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return str(value) if hasattr(value, "__fspath__") else value
+
+    @field_validator("model_options")
+    @classmethod
+    def _json_only(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"must be JSON values: {error}") from None
+        return value
+
+    @property
+    def augmentation(self) -> Augment | None:
+        """The augmentation to apply, or None."""
+        if isinstance(self.augment, Augment):
+            return self.augment
+        return Augment() if self.augment else None
+
+
+class Resources(Settings):
+    """What a job may use.
+
+    Attributes:
+        instance: The cloud's name of a machine; None: the backend's default. The local backend has one machine.
+        count: Machines.
+        spot: Whether to use interruptible capacity; training resumes from its checkpoint.
+        max_hours: A job that runs longer is stopped.
+        disk_gb: Disk of the machine, in gigabytes.
+    """
+
+    instance: str | None = None
+    count: int = Field(1, ge=1)
+    spot: bool = False
+    max_hours: float = Field(24.0, gt=0)
+    disk_gb: int = Field(50, ge=1)
+
+
+class ServeConfig(Settings):
+    """How an endpoint is served.
+
+    Attributes:
+        kind: "realtime" keeps a machine; "serverless" and "lambda" are for clouds that have them.
+        instance: The cloud's name of a machine; None: the backend's default.
+        min_instances: Machines that always run.
+        max_instances: Machines at the highest load.
+        ttl_hours: The endpoint deletes itself after this many hours, also when nobody is there. None: never.
+        auth: "key": requests carry an API key. "none": anyone who reaches the endpoint may ask.
+    """
+
+    kind: Literal["realtime", "serverless", "lambda"] = "realtime"
+    instance: str | None = None
+    min_instances: int = Field(1, ge=0)
+    max_instances: int = Field(1, ge=1)
+    ttl_hours: float | None = Field(None, gt=0)
+    auth: Literal["key", "none"] = "key"
+
+
+class JobSpec(Settings):
+    """All that a job is told: written by a backend, read by `python -m medimg.train` or `medimg.predict`.
+
+    Attributes:
+        kind: "train" makes a model folder; "predict" makes a table of predictions.
+        base: Name of the job without its attempt; a hash of configuration, data and code is in it.
+        attempt: 1 for the first submit; one more after a failure or with `force=True`.
+        checkpoints: Name under which checkpoints are kept; attempts after a failure share it.
+        config: How to train; None for predictions.
+        resources: What the job may use.
+        data: Fingerprint of the dataset.
+        pack: Address of the packed dataset.
+        inputs: Role to name in the inputs folder: "weights", "model".
+        split: The split to predict; None: all.
+        code: Hash of the medimg that submitted the job.
+        notices: What the user was told about the data before the submit; it goes into the report.
+    """
+
+    kind: Literal["train", "predict"] = "train"
+    base: str
+    attempt: int = Field(1, ge=1)
+    checkpoints: str
+    config: TrainConfig | None = None
+    resources: Resources = Resources()
+    data: str
+    pack: str
+    inputs: dict[str, str] = Field(default_factory=dict)
+    split: str | None = None
+    code: str
+    notices: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The job's name: what `backend.job(…)` takes."""
+        return f"{self.base}-{self.attempt}"
+
+    @property
+    def module(self) -> str:
+        """The module that does the job."""
+        return f"medimg.{self.kind}"
