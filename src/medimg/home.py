@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from medimg.errors import StorageError
 
-__all__ = ["atomic_folder", "atomic_write", "home", "salt", "storage_errors"]
+__all__ = ["atomic_folder", "atomic_write", "home", "locked", "salt", "storage_errors"]
 
 
 def home() -> Path:
@@ -68,7 +69,17 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def atomic_write(path: Path, content: bytes | str, *, private: bool = False) -> None:
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock between processes while the block runs; the system frees it when a process dies."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def atomic_write(path: Path, content: bytes | memoryview | str, *, private: bool = False) -> None:
     """Writes a file whole or not at all; `private` makes it readable by its owner only.
 
     Raises:

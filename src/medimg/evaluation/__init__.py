@@ -1,0 +1,1 @@
+"""How good a model is: thresholds, metrics, figures and the report, all over tables keyed by sample id."""

@@ -1,0 +1,278 @@
+"""`ModelFolder`: a trained model with all that is needed to run, judge and trust it.
+
+    medimg.json      what it is: classes, thresholds, preprocessing, versions, data fingerprint, configuration, metrics
+    model.keras      the trained network
+    exports/         the same network for other runtimes, each checked against model.keras
+    golden/          a few generated images with the probabilities that every runtime must give
+    history.json     one row an epoch
+    report/          the evaluation
+    card.md          the model card
+    digest.json      the hash of every file above
+    looks.json       how often the test split was scored; it changes, so the digest leaves it out
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medimg.config import Task, TrainConfig
+from medimg.errors import ModelFolderError
+from medimg.home import atomic_write
+
+if TYPE_CHECKING:
+    from medimg.data.dataset import Dataset
+    from medimg.evaluation.report import Report
+    from medimg.inference.decision import Prediction
+    from medimg.inference.predictor import ImageLike, Predictor
+
+__all__ = ["GoldenInput", "ModelFolder", "ModelRecord", "Preprocessing"]
+
+FORMAT = 1
+_UNSEALED = frozenset({"digest.json", "looks.json"})
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Preprocessing(_Frozen):
+    """From decoded pixels to the network's input; the rest is inside the network.
+
+    Attributes:
+        image_size: Side of the square that images are resized to (antialiased, aspect not kept), in pixels.
+        channels: 1 turns colour into grey by ITU-R 601 luma, 3 repeats grey three times.
+    """
+
+    image_size: int
+    channels: Literal[1, 3]
+
+
+class ModelRecord(_Frozen):
+    """The content of `medimg.json`.
+
+    Attributes:
+        format: Of this file.
+        classes: Names, in the order of the probabilities.
+        task: "binary", "multiclass" or "multilabel".
+        positive: For binary, the class that the network's one output is the probability of.
+        preprocessing: From pixels to input.
+        thresholds: Class to the probability from which it is called positive; empty for multiclass.
+        config: How it was trained.
+        data: Fingerprint of the dataset and counts by split and class.
+        metrics: Split to name to value.
+        versions: Package to version, of the environment that trained it.
+        runtimes: Runtime to its file or folder.
+        missing: Runtime to why it is not there.
+        job: The job that made it.
+        created: UTC, ISO 8601.
+        notices: What its users should know.
+    """
+
+    format: Literal[1] = 1
+    classes: tuple[str, ...]
+    task: Task
+    positive: str | None = None
+    preprocessing: Preprocessing
+    thresholds: dict[str, float] = Field(default_factory=dict)
+    config: TrainConfig
+    data: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    runtimes: dict[str, str] = Field(default_factory=dict)
+    missing: dict[str, str] = Field(default_factory=dict)
+    job: str = ""
+    created: str = ""
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenInput:
+    """A generated image with the probabilities that every runtime must give.
+
+    Attributes:
+        name: Of its file in `golden/`.
+        content: The encoded image.
+        probabilities: One for each class, computed by Keras on CPU in float32 in a fresh process.
+    """
+
+    name: str
+    content: bytes
+    probabilities: tuple[float, ...]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _files(root: Path) -> dict[str, Path]:
+    return {
+        path.relative_to(root).as_posix(): path
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not path.name.startswith(".") and path.relative_to(root).as_posix() not in _UNSEALED
+    }
+
+
+def _digest_of(hashes: Mapping[str, str]) -> str:
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@dataclass(frozen=True, repr=False)
+class ModelFolder:
+    """A trained model on disk, verified. Make one with `load`.
+
+    Attributes:
+        path: The folder.
+        record: What the model is.
+        digest: SHA-256 over all its files: equal digests are equal models.
+    """
+
+    path: Path
+    record: ModelRecord
+    digest: str
+
+    @classmethod
+    def load(cls, path: str | Path, *, digest: str | None = None) -> Self:
+        """Verifies every file against its recorded hash and only then reads the folder.
+
+        Args:
+            path: The folder.
+            digest: The digest it must have, such as the one a registry recorded.
+
+        Raises:
+            ModelFolderError: No model folder, a file that is missing, added or changed, or another digest.
+        """
+        path = Path(path)
+        try:
+            sealed = json.loads((path / "digest.json").read_text())
+            hashes = {str(name): str(value) for name, value in sealed["files"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise ModelFolderError(
+                f"{path} is not a complete model folder (no valid digest.json). A finished job's is job.model.path"
+            ) from None
+        files = _files(path)
+        for name in sorted(hashes.keys() | files.keys()):
+            if name not in files:
+                raise ModelFolderError(f"{path}: {name} is missing. Fetch or train the model again")
+            if name not in hashes or files[name].is_symlink():
+                raise ModelFolderError(f"{path}: {name} does not belong to the model. Remove it, or fetch the model again")
+            if _sha256(files[name]) != hashes[name]:
+                raise ModelFolderError(f"{path}: {name} was changed after training. Fetch or train the model again")
+        found = _digest_of(hashes)
+        if found != sealed.get("digest") or (digest is not None and found != digest):
+            raise ModelFolderError(f"{path}: its digest is {found[:12]}…, not {str(digest or sealed.get('digest'))[:12]}…")
+        try:
+            record = ModelRecord.model_validate_json((path / "medimg.json").read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ModelFolderError(f"{path}: medimg.json is of another version of medimg: {error}") from None
+        return cls(path.resolve(), record, found)
+
+    @staticmethod
+    def seal(path: Path, record: ModelRecord) -> ModelFolder:
+        """Writes `medimg.json` and the hashes of all files: the last step of training."""
+        atomic_write(path / "medimg.json", record.model_dump_json(indent=1))
+        hashes = {name: _sha256(file) for name, file in _files(path).items()}
+        atomic_write(path / "digest.json", json.dumps({"digest": _digest_of(hashes), "files": hashes}, indent=1))
+        return ModelFolder.load(path)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    @property
+    def card(self) -> str:
+        """The model card, in Markdown."""
+        return (self.path / "card.md").read_text(encoding="utf-8")
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """One row an epoch: phase, epoch, losses and validation figures."""
+        rows: list[dict[str, Any]] = json.loads((self.path / "history.json").read_text())
+        return rows
+
+    @cached_property
+    def golden(self) -> tuple[GoldenInput, ...]:
+        """The golden inputs."""
+        rows: dict[str, list[float]] = json.loads((self.path / "golden" / "golden.json").read_text())
+        return tuple(
+            GoldenInput(name, (self.path / "golden" / name).read_bytes(), tuple(values))
+            for name, values in sorted(rows.items())
+        )
+
+    @property
+    def report(self) -> Report:
+        """The evaluation made at the end of training."""
+        from medimg.evaluation.report import Report
+
+        return Report.load(self.path / "report")
+
+    # -- test looks ---------------------------------------------------------------------------------------------------
+
+    @property
+    def test_looks(self) -> int:
+        """How often a test split was scored with this model."""
+        return count_looks(self.path)
+
+    # -- using --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The predictor on this model's fastest runtime, made at first use."""
+        from medimg.inference.predictor import Predictor
+
+        return Predictor(self)
+
+    def predict(self, image: ImageLike) -> Prediction:
+        """Returns the decision for one image: a path, bytes, a PIL image, or uint8 (height, width[, 3])."""
+        return self.predictor.predict(image)
+
+    def evaluate(self, dataset: Dataset, split: str = "test") -> Report:
+        """Scores a split of a dataset at the frozen thresholds; a look at test is counted in the folder.
+
+        Raises:
+            DatasetError: The dataset has other classes, or no such split.
+        """
+        from medimg.evaluation.score import evaluate
+
+        return evaluate(self, dataset, split=split)
+
+    def export(self, runtime: Literal["litert", "saved_model"]) -> Path:
+        """Returns the path of the model for a runtime; the trainer made it and checked it against Keras.
+
+        Raises:
+            ModelFolderError: The model was trained without it; the message says why.
+        """
+        if runtime in self.record.runtimes:
+            return self.path / self.record.runtimes[runtime]
+        why = self.record.missing.get(runtime, f"known: {', '.join(self.record.runtimes)}")
+        raise ModelFolderError(f"this model has no {runtime} export: {why}")
+
+    def __repr__(self) -> str:
+        figures = self.record.metrics.get("test") or self.record.metrics.get("val") or {}
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
+        return f"ModelFolder({self.record.config.model}, {', '.join(self.record.classes)}; {shown}; {self.digest[:12]})"
+
+
+def count_looks(path: Path) -> int:
+    """Returns how often the test split was scored with the model in a folder."""
+    try:
+        return len(json.loads((path / "looks.json").read_text()))
+    except FileNotFoundError:
+        return 0
+
+
+def add_look(path: Path, fingerprint: str) -> int:
+    """Records that a test split was scored with the model in a folder, and returns how often that has been."""
+    from datetime import UTC, datetime
+
+    looks = json.loads((path / "looks.json").read_text()) if (path / "looks.json").exists() else []
+    looks.append({"time": datetime.now(UTC).isoformat(timespec="seconds"), "data": fingerprint})
+    atomic_write(path / "looks.json", json.dumps(looks, indent=1))
+    return len(looks)

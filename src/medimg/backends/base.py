@@ -1,0 +1,345 @@
+"""The contract: what a user can ask of any backend, and the ten primitives an adapter fills in.
+
+The verbs (`train`, `register`, `deploy`, …) are written here once and are final. An adapter for a new cloud subclasses
+`Backend`, implements the primitives below them with plain data in and out, and proves itself with
+`medimg.testing.BackendConformance`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from medimg.artifact import ModelFolder
+from medimg.backends.handles import Endpoint, Job, ModelVersion
+from medimg.backends.identity import check_name, inputs_folder
+from medimg.backends.resource import Kind, Resource
+from medimg.backends.submission import Submission, prepare_prediction, prepare_training
+from medimg.config import JobSpec, Resources, ServeConfig, TrainConfig
+from medimg.data.dataset import Dataset, Split
+from medimg.errors import AlreadyExistsError, ConfigError, NotFoundError
+from medimg.home import atomic_folder, home
+from medimg.progress import Display, Report
+
+__all__ = ["Backend"]
+
+Deployable = ModelFolder | Job | ModelVersion | str | os.PathLike[str]
+
+
+class Backend(ABC):
+    """Where training runs, models are registered and endpoints are served.
+
+    Class attributes:
+        name: What `medimg.backend` takes.
+    """
+
+    name: ClassVar[str]
+
+    # == verbs ========================================================================================================
+
+    @final
+    def train(
+        self,
+        dataset: Dataset,
+        config: TrainConfig | None = None,
+        *,
+        resources: Resources | None = None,
+        name: str | None = None,
+        wait: bool = True,
+        allow: Collection[str] = (),
+        force: bool = False,
+    ) -> Job:
+        """Trains a classifier and returns its job.
+
+        An identical call (same configuration, data and code) attaches to the job that is running or done. After a
+        failure it goes on from the last checkpoint.
+
+        Args:
+            dataset: The images.
+            config: How to train; None: the defaults.
+            resources: Machine and limits; None: the backend's defaults.
+            name: Begins the job's id; None: "medimg".
+            wait: Whether to show progress and return when the job is done; else return when it is submitted.
+            allow: Names of checks to override, such as "tiny-validation".
+            force: Whether to train anew although an identical job exists.
+
+        Raises:
+            ConfigError: A model, option or name that does not exist.
+            AuditError: A check of the data failed; the message says how to override it.
+            JobFailedError: The job failed (only with `wait`); the message ends with its last log lines.
+        """
+        config = config or TrainConfig()
+        with Display(name or "train") as display:
+            work = prepare_training(
+                dataset, config, resources or Resources(), check_name(name or "medimg", what="a job"), allow, display
+            )
+            job = self._run(work, force, display)
+        return job.wait() if wait else job
+
+    @final
+    def predict_batch(
+        self,
+        model: Deployable,
+        dataset: Dataset,
+        *,
+        split: Split | None = None,
+        resources: Resources | None = None,
+        wait: bool = True,
+    ) -> Job:
+        """Predicts many images as a job; `job.predictions` is a table keyed by sample id.
+
+        Args:
+            model: What to predict with, as in `deploy`.
+            dataset: The images.
+            split: Only this split; None: all images.
+            resources: Machine and limits.
+            wait: As in `train`.
+
+        Raises:
+            DatasetError: No such split, or no images.
+            JobFailedError: The job failed (only with `wait`).
+        """
+        folder = self._model_folder(model)
+        with Display("predict") as display:
+            job = self._run(
+                prepare_prediction(folder, dataset, split, resources or Resources(), display), False, display
+            )
+        return job.wait() if wait else job
+
+    @final
+    def register(self, model: Deployable, *, name: str | None = None) -> ModelVersion:
+        """Puts a model into the registry as a new version and returns it.
+
+        Args:
+            model: The model, as in `deploy`.
+            name: Of the registered model; None: the name its job was given.
+        """
+        folder = self._model_folder(model)
+        name = check_name(name or folder.record.job.rsplit("-", 2)[0] or "medimg", what="a registered model")
+        details = {"digest": folder.digest, "job": folder.record.job, "metrics": _headline(folder)}
+        version = self._register(name, folder.path, details)
+        return ModelVersion(self, self._describe("model", f"{name}/{version}"))
+
+    @final
+    def models(self, name: str | None = None) -> tuple[ModelVersion, ...]:
+        """Returns the registered versions, of one model or of all, oldest first."""
+        found = [ModelVersion(self, resource) for resource in self._list("model")]
+        return tuple(
+            sorted((v for v in found if name in (None, v.name)), key=lambda v: (v.name, v.created, int(v.version)))
+        )
+
+    @final
+    def deploy(
+        self, model: Deployable | None = None, config: ServeConfig | None = None, *, name: str | None = None
+    ) -> Endpoint:
+        """Serves a model and returns its endpoint when it is ready.
+
+        Deploying the same model under the same name again returns the endpoint that is there.
+
+        Args:
+            model: A `ModelFolder`, a job, a registered version, or a path; None: the latest completed job's.
+            config: How to serve; None: the defaults.
+            name: Of the endpoint; None: made from the model's digest.
+
+        Raises:
+            NotFoundError: Nothing was trained yet.
+            AlreadyExistsError: The name serves another model.
+            EndpointError: The endpoint did not become ready; the message ends with its log.
+        """
+        config = config or ServeConfig()
+        folder = self._model_folder(model if model is not None else self._latest())
+        name = check_name(name or f"medimg-{folder.digest[:8]}", what="an endpoint")
+        endpoint = Endpoint(self, name)
+        try:
+            self._deploy(name, folder.path, config, {"digest": folder.digest})
+        except AlreadyExistsError:
+            existing = self._describe("endpoint", name)
+            if existing.details.get("digest") != folder.digest or existing.status == "failed":
+                raise AlreadyExistsError(
+                    f"an endpoint {name!r} exists and {existing.status == 'failed' and 'has failed' or 'serves another model'}"
+                    f". Delete it with backend.endpoint({name!r}).delete(), or pass another name="
+                ) from None
+        return endpoint.wait()
+
+    @final
+    def job(self, id: str) -> Job:  # noqa: A002 - the field's word
+        """Returns the handle of a job, also from another process than the one that submitted it.
+
+        Raises:
+            NotFoundError: No such job.
+        """
+        self._describe("job", id)
+        return Job(self, id)
+
+    @final
+    def jobs(self) -> tuple[Job, ...]:
+        """Returns the jobs, newest first."""
+        found = sorted(self._list("job"), key=lambda resource: resource.created, reverse=True)
+        return tuple(Job(self, resource.id) for resource in found)
+
+    @final
+    def endpoint(self, name: str) -> Endpoint:
+        """Returns the handle of an endpoint, also from another process than the one that deployed it.
+
+        Raises:
+            NotFoundError: No such endpoint.
+        """
+        self._describe("endpoint", name)
+        return Endpoint(self, name)
+
+    @final
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Returns the endpoints by name."""
+        return tuple(Endpoint(self, resource.id) for resource in sorted(self._list("endpoint"), key=lambda r: r.id))
+
+    @final
+    def inventory(self) -> tuple[Resource, ...]:
+        """Returns everything of ours: endpoints (which may cost money) first, then jobs and models."""
+        kinds: tuple[Kind, ...] = ("endpoint", "job", "model")
+        return tuple(resource for kind in kinds for resource in sorted(self._list(kind), key=lambda r: r.created))
+
+    @final
+    def cleanup(self, *, kinds: Collection[Kind] = ("endpoint", "job", "model")) -> tuple[Resource, ...]:
+        """Stops and deletes everything of ours of the given kinds, and returns what was deleted."""
+        deleted = []
+        for resource in self.inventory():
+            if resource.kind in kinds:
+                self._remove(resource.kind, resource.id)
+                deleted.append(resource)
+        return tuple(deleted)
+
+    # == what the verbs share =========================================================================================
+
+    @classmethod
+    def options(cls) -> tuple[str, ...]:
+        """Returns the keywords that the backend's constructor takes."""
+        return tuple(name for name in inspect.signature(cls.__init__).parameters if name != "self")
+
+    def _run(self, work: Submission, force: bool, report: Report) -> Job:
+        attempts = [resource for resource in self._list("job") if resource.id.rpartition("-")[0] == work.base]
+        latest = max(attempts, key=lambda resource: int(resource.id.rpartition("-")[2]), default=None)
+        if latest is not None and not force and latest.status not in ("failed", "cancelled"):
+            return Job(self, latest.id)
+        attempt = 1 if latest is None else int(latest.id.rpartition("-")[2]) + 1
+        if latest is None:
+            checkpoints = work.base
+        elif force:
+            checkpoints = f"{work.base}-{attempt}"
+        else:
+            checkpoints = latest.details.get("checkpoints", work.base)
+        spec = work.spec(attempt, checkpoints)
+        try:
+            self._submit(spec, work.pack, inputs_folder(), report)
+        except AlreadyExistsError:
+            if force:
+                raise
+            # Another process submitted the same job a moment ago: one job, two handles.
+        return Job(self, spec.id)
+
+    def _latest(self) -> Job:
+        done = [r for r in self._list("job") if r.status == "completed" and r.details.get("task", "train") == "train"]
+        if not done:
+            raise NotFoundError(
+                f"the {self.name} backend has no completed training job to deploy. Train first: backend.train(dataset), "
+                "or pass a model: backend.deploy('path/of/model')"
+            )
+        return Job(self, max(done, key=lambda resource: resource.created).id)
+
+    def _model_folder(self, model: Deployable) -> ModelFolder:
+        if isinstance(model, ModelFolder):
+            return ModelFolder.load(model.path, digest=model.digest)
+        if isinstance(model, Job):
+            return model.model
+        if isinstance(model, ModelVersion):
+            return model.load()
+        if isinstance(model, (str, os.PathLike)):
+            return ModelFolder.load(model)
+        raise ConfigError(f"a model is a ModelFolder, a job, a registered version or a path, not {type(model).__name__}")
+
+    def _fetched(self, kind: Kind, id: str) -> Path:  # noqa: A002 - the field's word
+        """Returns the local copy of a job's results or a registered model, fetching it the first time."""
+        folder = home() / "fetched" / self.name / kind / id
+        if not folder.exists():
+            with atomic_folder(folder) as temporary, Display(id) as display:
+                self._fetch(kind, id, temporary, display)
+        return folder
+
+    def _remove(self, kind: Kind, id: str) -> None:  # noqa: A002 - the field's word
+        import shutil
+
+        self._delete(kind, id)
+        shutil.rmtree(home() / "fetched" / self.name / kind / id, ignore_errors=True)
+
+    # == primitives: plain data in and out ============================================================================
+    # Common to all: NotFoundError where the named thing does not exist, UnreachableError where the backend does not
+    # answer (never guessed to be a failure), MedimgError for everything else.
+
+    @abstractmethod
+    def _submit(self, spec: JobSpec, pack: Path, inputs: Path, report: Report) -> None:
+        """Uploads what the job needs and starts `python -m {spec.module}` on it.
+
+        Args:
+            spec: The job; its id is its name.
+            pack: Folder of the packed dataset.
+            inputs: Folder that holds, among others, the entries named in `spec.inputs`.
+            report: To be told of uploading.
+
+        Raises:
+            AlreadyExistsError: A job of that id exists; must be decided atomically.
+        """
+
+    @abstractmethod
+    def _describe(self, kind: Kind, id: str) -> Resource:  # noqa: A002 - the field's word
+        """Returns one thing as it is now."""
+
+    @abstractmethod
+    def _list(self, kind: Kind) -> list[Resource]:
+        """Returns all of ours of a kind, in any order."""
+
+    @abstractmethod
+    def _log(self, kind: Kind, id: str, after: int) -> tuple[list[str], int]:  # noqa: A002 - the field's word
+        """Returns the whole lines of a job's or endpoint's log after a position, and the position after them.
+
+        Lines are there while the job runs, and in order. Position 0 is the beginning; others are the adapter's own.
+        """
+
+    @abstractmethod
+    def _fetch(self, kind: Kind, id: str, target: Path, report: Report) -> None:  # noqa: A002 - the field's word
+        """Downloads what a job wrote to `--out`, or a registered model folder, into an empty folder."""
+
+    @abstractmethod
+    def _stop(self, id: str) -> None:  # noqa: A002 - the field's word
+        """Sends SIGTERM to a job, later SIGKILL; its status becomes "cancelled". A finished job stays as it is."""
+
+    @abstractmethod
+    def _register(self, name: str, folder: Path, details: Mapping[str, Any]) -> str:
+        """Uploads a model folder as a new version of a registered model and returns the version: "1", "2", …"""
+
+    @abstractmethod
+    def _deploy(self, name: str, folder: Path, config: ServeConfig, details: Mapping[str, Any]) -> None:
+        """Starts serving a model folder; returns before it is ready.
+
+        Raises:
+            AlreadyExistsError: An endpoint of that name exists; must be decided atomically.
+        """
+
+    @abstractmethod
+    def _invoke(self, name: str, body: bytes) -> Mapping[str, Any]:
+        """Sends an encoded image to an endpoint and returns the JSON of its answer.
+
+        Raises:
+            ImageRejected: The endpoint could not read the image.
+            EndpointError: It is not ready, or failed.
+        """
+
+    @abstractmethod
+    def _delete(self, kind: Kind, id: str) -> None:  # noqa: A002 - the field's word
+        """Deletes a thing and all that belongs to it; a running job is stopped first."""
+
+
+def _headline(folder: ModelFolder) -> dict[str, float | None]:
+    return dict(folder.record.metrics.get("test") or folder.record.metrics.get("val") or {})

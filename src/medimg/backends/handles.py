@@ -1,0 +1,364 @@
+"""What a user holds: `Job`, `ModelVersion` and `Endpoint`. Each is a backend and a name, so each survives a restart."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from medimg.artifact import ModelFolder
+from medimg.backends.resource import Resource
+from medimg.errors import (
+    BackendError,
+    EndpointError,
+    JobFailedError,
+    ModelFolderError,
+    NotFoundError,
+    UnreachableError,
+)
+from medimg.progress import Display, Event, parse
+
+if TYPE_CHECKING:
+    from medimg.backends.base import Backend
+    from medimg.evaluation.report import Report
+    from medimg.inference.decision import Prediction
+    from medimg.inference.predictions import Predictions
+    from medimg.inference.predictor import ImageLike
+
+__all__ = ["Endpoint", "Job", "ModelVersion"]
+
+POLL_SECONDS = 0.5
+_LAST_LINES = 15
+_AT_ONCE = 8  # images of predict_many on their way at the same time
+
+
+class Job:
+    """A training or prediction job: `backend.job(id)` brings it back in any process.
+
+    Attributes:
+        backend: Where it runs.
+        id: Its name.
+    """
+
+    def __init__(self, backend: Backend, id: str) -> None:  # noqa: A002 - the field's word
+        self.backend = backend
+        self.id = id
+
+    @property
+    def status(self) -> str:
+        """"queued", "running", "completed", "failed" or "cancelled", asked anew each time."""
+        return self._resource.status
+
+    @property
+    def _resource(self) -> Resource:
+        return self.backend._describe("job", self.id)
+
+    # -- following ----------------------------------------------------------------------------------------------------
+
+    def logs(self, follow: bool = False) -> Iterator[str]:
+        """Yields the lines of the log; with `follow` until the job ends, as they come."""
+        position = 0
+        while True:
+            # The status is asked first: lines written between the two questions are read by the second.
+            ended = not follow or self._resource.status not in ("queued", "running")
+            lines, position = self.backend._log("job", self.id, position)
+            yield from lines
+            if ended and not lines:
+                return
+            if not lines:
+                time.sleep(POLL_SECONDS)
+
+    def wait(self, timeout: float | None = None) -> Self:
+        """Shows progress until the job ends, and returns it.
+
+        Interrupting (Ctrl-C, the stop button) or losing the process leaves the job running.
+
+        Args:
+            timeout: Seconds after which to give up waiting; the job goes on.
+
+        Raises:
+            JobFailedError: The job failed or was cancelled; the message ends with its last log lines.
+            TimeoutError: It is still running.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        position, last = 0, deque[str](maxlen=_LAST_LINES)
+        with Display(self.id) as display:
+            try:
+                while True:
+                    try:
+                        status = self._resource.status
+                        lines, position = self.backend._log("job", self.id, position)
+                    except UnreachableError as error:
+                        # Not to be reached is not to have failed: keep asking.
+                        display(Event("stage", "unreachable", message=str(error)))
+                        status, lines = "running", []
+                    last.extend(line for line in lines if parse(line) is None)
+                    for event in filter(None, map(parse, lines)):
+                        display(event)
+                    if status == "queued" and not lines:
+                        display(Event("stage", "queueing"))
+                    if status not in ("queued", "running") and not lines:
+                        break
+                    if deadline is not None and time.monotonic() > deadline:
+                        raise TimeoutError(f"{self.id} is still {status}; wait again with backend.job({self.id!r}).wait()")
+                    if not lines:
+                        time.sleep(POLL_SECONDS)
+            except KeyboardInterrupt:
+                display(Event("log", message=f"the job goes on: backend.job({self.id!r}).wait(), or .cancel()"))
+                raise
+        if status != "completed":
+            raise JobFailedError(self._failure(status, last))
+        return self
+
+    def _failure(self, status: str, last: Iterable[str]) -> str:
+        reason = self._resource.details.get("reason", "")
+        errors = [event.message for event in self._events() if event.kind == "error"]
+        text = "\n".join(f"  {line}" for line in last if line.strip())
+        what = errors[-1] if errors else reason or "no reason given"
+        advice = "" if status == "cancelled" else "\nThe same call to train() goes on from the last checkpoint"
+        return f"{self.id} {status}: {what}{advice}" + (f"\nLast lines of its log:\n{text}" if text else "")
+
+    def cancel(self) -> None:
+        """Stops the job; its last checkpoint is kept, and an identical `train` goes on from there."""
+        self.backend._stop(self.id)
+
+    def delete(self) -> None:
+        """Stops the job if it runs, and deletes it with its results. Registered models and endpoints stay."""
+        self.backend._remove("job", self.id)
+
+    # -- results ------------------------------------------------------------------------------------------------------
+
+    def _events(self) -> Iterator[Event]:
+        return filter(None, map(parse, self.logs()))
+
+    def _finished(self) -> Path:
+        resource = self._resource
+        if resource.status != "completed":
+            raise BackendError(
+                f"{self.id} is {resource.status}: it has no result"
+                + (" yet. Wait for it: job.wait()" if resource.status in ("queued", "running") else "")
+            )
+        return self.backend._fetched("job", self.id)
+
+    @property
+    def model(self) -> ModelFolder:
+        """The trained model, fetched and verified.
+
+        Raises:
+            BackendError: The job is not completed, or predicts instead of training.
+        """
+        folder = self._finished() / "model"
+        if not folder.exists():
+            raise BackendError(f"{self.id} is a prediction job: see job.predictions")
+        return ModelFolder.load(folder)
+
+    @property
+    def report(self) -> Report:
+        """The evaluation: metrics, thresholds, figures; shown as a page in a notebook."""
+        return self.model.report
+
+    @property
+    def predictions(self) -> Predictions:
+        """The table of a prediction job, keyed by sample id: `dataset[id]` is the sample."""
+        from medimg.inference.predictions import Predictions
+
+        path = self._finished() / "predictions.csv"
+        if not path.exists():
+            raise BackendError(f"{self.id} is a training job: see job.report.predictions")
+        return Predictions.from_csv(path)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures on test (else validation) at the frozen thresholds; while it runs, those of the last epoch."""
+        epochs = [event for event in self._events() if event.kind == "epoch"]
+        final = {event.message: event.values for event in epochs if event.stage == "evaluating"}
+        values = final.get("test") or final.get("val") or (epochs[-1].values if epochs else {})
+        return dict(values)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One row an epoch, also while the job runs."""
+        rows: dict[tuple[str, int], dict[str, Any]] = {}
+        for event in self._events():
+            if event.kind == "epoch" and event.stage != "evaluating":
+                # A resumed job repeats no epoch, but one whose checkpoint was lost does: the last run counts.
+                rows[event.stage, event.done] = {"phase": event.stage, "epoch": event.done, **event.values}
+        return list(rows.values())
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds of each stage on the job's machine, in order, by the times in its log."""
+        spent: dict[str, float] = {}
+        before: Event | None = None
+        for event in self._events():
+            if before is not None and before.stage:
+                spent[before.stage] = spent.get(before.stage, 0.0) + max(0.0, event.time - before.time)
+            if event.stage:
+                before = event
+        return {stage: round(seconds, 3) for stage, seconds in spent.items()}
+
+    def __repr__(self) -> str:
+        return f"Job({self.backend.name!r}, {self.id!r}, {self.status})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        figures = "".join(
+            f"<tr><td>{escape(name)}</td><td>{value:.4f}</td></tr>"
+            for name, value in self.metrics.items()
+            if isinstance(value, float)
+        )
+        return f"<p><b>{escape(self.id)}</b> on {escape(self.backend.name)}: {self.status}</p><table>{figures}</table>"
+
+
+class ModelVersion:
+    """One version of a registered model.
+
+    Attributes:
+        backend: Whose registry.
+        name: Of the registered model.
+        version: "1", "2", …
+        digest: SHA-256 of the model folder.
+        metrics: Headline figures.
+        job: The job that trained it.
+        created: Seconds since the epoch.
+    """
+
+    def __init__(self, backend: Backend, resource: Resource) -> None:
+        self.backend = backend
+        self.name, _, self.version = resource.id.rpartition("/")
+        self.digest: str = resource.details["digest"]
+        self.metrics: Mapping[str, float | None] = resource.details.get("metrics", {})
+        self.job: str = resource.details.get("job", "")
+        self.created = resource.created
+
+    @property
+    def id(self) -> str:
+        """"name/version"."""
+        return f"{self.name}/{self.version}"
+
+    def load(self) -> ModelFolder:
+        """Fetches the model and verifies it against the registered digest."""
+        folder = self.backend._fetched("model", self.id)
+        try:
+            return ModelFolder.load(folder, digest=self.digest)
+        except ModelFolderError:
+            import shutil
+
+            # The local copy may be the damaged one: the next call fetches it anew.
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def delete(self) -> None:
+        """Deletes this version from the registry."""
+        self.backend._remove("model", self.id)
+
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in self.metrics.items() if value is not None)
+        return f"ModelVersion({self.backend.name!r}, {self.id!r}, {figures})"
+
+
+class Endpoint:
+    """A served model: `backend.endpoint(name)` brings it back in any process. Delete it when you are done.
+
+    Attributes:
+        backend: Where it runs.
+        name: Its name.
+    """
+
+    def __init__(self, backend: Backend, name: str) -> None:
+        self.backend = backend
+        self.name = name
+
+    @property
+    def _resource(self) -> Resource:
+        return self.backend._describe("endpoint", self.name)
+
+    @property
+    def status(self) -> str:
+        """"starting", "ready" or "failed", asked anew each time."""
+        return self._resource.status
+
+    @property
+    def url(self) -> str:
+        """The address that takes an encoded image by POST."""
+        return str(self._resource.details.get("url", ""))
+
+    def predict(self, image: ImageLike) -> Prediction:
+        """Returns the decision for one image: a path, bytes, a PIL image or uint8 (height, width[, 3]).
+
+        Raises:
+            ImageRejected: The image cannot be read.
+            EndpointError: The endpoint is not ready, or failed.
+        """
+        from medimg.data.encode import encode
+        from medimg.inference.decision import Prediction
+
+        return Prediction.from_json(self.backend._invoke(self.name, encode(image)))
+
+    def predict_many(self, images: Iterable[ImageLike]) -> list[Prediction]:
+        """Returns the decisions for several images in their order; several are on their way at once."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(self.predict, images))
+
+    def logs(self) -> Iterator[str]:
+        """Yields the lines of the server's log."""
+        lines, _ = self.backend._log("endpoint", self.name, 0)
+        yield from lines
+
+    def wait(self, timeout: float = 1800.0) -> Self:
+        """Waits until the endpoint is ready and returns it.
+
+        Raises:
+            EndpointError: It failed; the message ends with its log.
+            TimeoutError: It is still starting.
+        """
+        deadline = time.monotonic() + timeout
+        started = time.monotonic()
+        with Display(self.name) as display:
+            while True:
+                try:
+                    resource = self._resource
+                except UnreachableError as error:
+                    display(Event("stage", "unreachable", message=str(error)))
+                else:
+                    if resource.status == "ready":
+                        display(Event("done", "ready", message=str(resource.details.get("url", ""))))
+                        return self
+                    if resource.status == "failed":
+                        lines = [line for line in self.logs() if line.strip()][-_LAST_LINES:]
+                        text = "\n".join(f"  {line}" for line in lines)
+                        raise EndpointError(
+                            f"the endpoint {self.name!r} failed: {resource.details.get('reason', 'no reason given')}. "
+                            f"Delete it with backend.endpoint({self.name!r}).delete()\nLast lines of its log:\n{text}"
+                        )
+                    display(Event("stage", "starting", message=f"{time.monotonic() - started:.0f} s"))
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the endpoint {self.name!r} is still starting; wait again with .wait()")
+                time.sleep(0.1)
+
+    def delete(self) -> None:
+        """Deletes the endpoint with all that belongs to it; deleting it twice is no error."""
+        try:
+            self.backend._remove("endpoint", self.name)
+        except NotFoundError:
+            return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.delete()
+
+    def __repr__(self) -> str:
+        try:
+            resource = self._resource
+        except NotFoundError:
+            return f"Endpoint({self.backend.name!r}, {self.name!r}, deleted)"
+        return f"Endpoint({self.backend.name!r}, {self.name!r}, {resource.status}, {resource.details.get('url', '')})"

@@ -1,0 +1,303 @@
+"""`Dataset`: which images there are, what they show, whose they are and which split they are in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from medimg.config import Task
+from medimg.data.labels import is_negative, listing
+from medimg.errors import DatasetError, ImageRejected, NotFoundError
+from medimg.progress import Display, Report, silent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from medimg.data.index import PixelFacts
+
+__all__ = ["Dataset", "Sample", "Split"]
+
+Split = Literal["train", "val", "test"]
+Labels = int | tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image of a dataset.
+
+    Attributes:
+        id: Salted hash of the path inside the dataset: what leaves the machine in place of a name.
+        path: The image file.
+        labels: The class's index; for multilabel a tuple with 1, 0 or None (unknown) for each class.
+        split: "train", "val", "test", or None where no split has been made.
+        group: Patient, lesion or whatever must not be in two splits; None: the image is its own group.
+        columns: Extra columns of the table it came from; they leave the machine only when named.
+    """
+
+    id: str
+    path: Path
+    labels: Labels
+    split: Split | None = None
+    group: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images; immutable: `split` and `subset` return new ones.
+
+    Make one with `from_folder`, `from_csv` or `from_dataframe`.
+
+    Attributes:
+        samples: The images, in the order of their paths.
+        classes: Names, sorted; for multilabel the names of the labels.
+        task: "binary", "multiclass" or "multilabel".
+        positive: For binary, the class to detect.
+        name: For people.
+        notices: What the reader of the dataset should know.
+        keep: Extra columns that may leave the machine.
+    """
+
+    samples: tuple[Sample, ...]
+    classes: tuple[str, ...]
+    task: Task
+    positive: str | None = None
+    name: str = "dataset"
+    notices: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def from_folder(
+        root: str | Path,
+        *,
+        group: str | Callable[[str], str | None] | None = None,
+        positive: str | None = None,
+    ) -> Dataset:
+        """Reads `root/CLASS/*.png`, or `root/SPLIT/CLASS/*.png` with splits named train, val, test or alike.
+
+        Args:
+            root: The folder.
+            group: Whose image it is: a regular expression on the path inside `root`, whose captures are joined, or a
+                function of that path.
+            positive: For two classes, the one to detect; needed where the other is not a known negative.
+
+        Raises:
+            DatasetError: No images, one class only, an empty class, or a path that `group` does not match.
+        """
+        from medimg.data.folder import read_folder
+
+        return read_folder(Path(root), group=group, positive=positive)
+
+    @staticmethod
+    def from_csv(
+        csv: str | Path,
+        *,
+        images: str | Path,
+        path: str,
+        labels: str | Sequence[str],
+        group: str | Callable[[Mapping[str, str]], str | None] | None = None,
+        separator: str | None = None,
+        split: str | None = None,
+        columns: Sequence[str] = (),
+        positive: str | None = None,
+        missing: Literal["error", "drop"] = "error",
+    ) -> Dataset:
+        """Reads a table with a row an image.
+
+        Args:
+            csv: The table: UTF-8, separated by commas, semicolons or tabs.
+            images: Folder with the images, at any depth.
+            path: Column with the file's name; its folder and extension may be left out.
+            labels: One column with the class; or one column a class with 1, 0 or nothing (unknown).
+            group: Column that says whose image it is, or a function of the row.
+            separator: Set for several labels in one cell, such as "|" in `Edema|Effusion`. "No Finding" is no label.
+            split: Column with train, val or test.
+            columns: Extra columns to keep. They leave the machine only because they are named here.
+            positive: For two classes, the one to detect.
+            missing: "drop" leaves out rows without their file instead of stopping.
+
+        Raises:
+            DatasetError: An unknown column, rows without a file or a label, or one image with two labels.
+        """
+        from medimg.data.table import read_csv_rows, read_table
+
+        table = Path(csv)
+        return read_table(
+            read_csv_rows(table), name=table.stem, images=Path(images), path=path, labels=labels, group=group,
+            separator=separator, split=split, columns=columns, positive=positive, missing=missing,
+        )  # fmt: skip
+
+    @staticmethod
+    def from_dataframe(
+        frame: Any,
+        *,
+        images: str | Path,
+        path: str,
+        labels: str | Sequence[str],
+        group: str | Callable[[Mapping[str, str]], str | None] | None = None,
+        separator: str | None = None,
+        split: str | None = None,
+        columns: Sequence[str] = (),
+        positive: str | None = None,
+        missing: Literal["error", "drop"] = "error",
+    ) -> Dataset:
+        """Reads a pandas DataFrame (or what has its `to_dict("records")`); arguments as in `from_csv`."""
+        from medimg.data.table import dataframe_rows, read_table
+
+        return read_table(
+            dataframe_rows(frame), name="dataframe", images=Path(images), path=path, labels=labels, group=group,
+            separator=separator, split=split, columns=columns, positive=positive, missing=missing,
+        )  # fmt: skip
+
+    # -- what it holds ------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, id: str) -> Sample:  # noqa: A002 - the field's word
+        try:
+            return self._by_id[id]
+        except KeyError:
+            raise NotFoundError(f"no image with the id {id!r} in {self.name}") from None
+
+    @cached_property
+    def _by_id(self) -> dict[str, Sample]:
+        return {sample.id: sample for sample in self.samples}
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Number of images in each split that has any, in the order train, val, test."""
+        counts = Counter(sample.split for sample in self.samples)
+        return {name: counts[name] for name in ("train", "val", "test") if counts[name]}
+
+    def of(self, split: str | None) -> tuple[Sample, ...]:
+        """Returns the samples of one split."""
+        return tuple(sample for sample in self.samples if sample.split == split)
+
+    def label_names(self, sample: Sample) -> tuple[str, ...]:
+        """Returns the names of the classes that a sample shows."""
+        if isinstance(sample.labels, int):
+            return (self.classes[sample.labels],)
+        return tuple(name for name, value in zip(self.classes, sample.labels, strict=True) if value)
+
+    def counts(self, split: str | None) -> dict[str, int]:
+        """Returns how many images of a split show each class."""
+        found = Counter(name for sample in self.of(split) for name in self.label_names(sample))
+        return {name: found[name] for name in self.classes}
+
+    def groups_in_two_splits(self) -> dict[str, tuple[str, ...]]:
+        """Returns each group that is in more than one split, with those splits."""
+        seen: dict[str, set[str]] = {}
+        for sample in self.samples:
+            if sample.group is not None and sample.split is not None:
+                seen.setdefault(sample.group, set()).add(sample.split)
+        return {group: tuple(sorted(splits)) for group, splits in sorted(seen.items()) if len(splits) > 1}
+
+    # -- pixels -------------------------------------------------------------------------------------------------------
+
+    def index(self, report: Report = silent) -> Mapping[str, PixelFacts]:
+        """Reads every image once (later from a cache by size and mtime) and returns what is known of its pixels by id."""
+        from medimg.data.index import pixel_facts
+
+        return pixel_facts(self.samples, report)
+
+    def rejected(self, report: Report = silent) -> dict[str, ImageRejected]:
+        """Returns the images that cannot be read, by id, each with its reason."""
+        facts = self.index(report)
+        return {id: fact.rejection for id, fact in facts.items() if fact.rejection is not None}  # noqa: A001
+
+    def without(self, ids: Iterable[str]) -> Dataset:
+        """Returns the dataset without some images."""
+        dropped = set(ids)
+        return replace(self, samples=tuple(sample for sample in self.samples if sample.id not in dropped))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash that changes if and only if pixels, labels, splits or groups change. Names and order do not matter."""
+        with Display(self.name) as display:
+            return self.fingerprint_of(self.index(display))
+
+    def fingerprint_of(self, facts: Mapping[str, PixelFacts]) -> str:
+        """Returns the fingerprint, given what `index` returned."""
+        lines = sorted(
+            "|".join((facts[sample.id].digest, repr(self._label_facts(sample)), sample.split or "", sample.group or ""))
+            for sample in self.samples
+            if facts[sample.id].rejection is None
+        )
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+    def _label_facts(self, sample: Sample) -> list[tuple[str, int | None]]:
+        if isinstance(sample.labels, int):
+            return [(self.classes[sample.labels], 1)]
+        return list(zip(self.classes, sample.labels, strict=True))
+
+    # -- new datasets from this one -----------------------------------------------------------------------------------
+
+    def split(self, val: float = 0.15, test: float | None = 0.15, seed: int = 0) -> Dataset:
+        """Returns the dataset with new splits: whole groups, each class in the same share everywhere.
+
+        Args:
+            val: Share of the images for validation.
+            test: Share for test; None keeps the test split there is and divides only the rest.
+            seed: Of the draw.
+
+        Raises:
+            DatasetError: A share that cannot be, or too few groups to divide.
+        """
+        from medimg.data.splits import split
+
+        return split(self, val=val, test=test, seed=seed)
+
+    def subset(self, fraction: float = 0.1, seed: int = 0, split: Split | None = "train") -> Dataset:
+        """Returns the dataset with a share of one split's groups (None: of all); the other splits stay whole.
+
+        A smaller fraction of the same seed is contained in a larger one, so that learning curves compare like with like.
+        """
+        from medimg.data.splits import subset
+
+        return subset(self, fraction=fraction, seed=seed, split=split)
+
+    # -- for people ---------------------------------------------------------------------------------------------------
+
+    def summary(self) -> str:
+        """Returns the classes, splits, counts, groups, sizes and warnings as text."""
+        from medimg.data.summary import text
+
+        return text(self)
+
+    def show(self, count: int = 4, *, split: str | None = None, seed: int = 0) -> Figure:
+        """Returns a figure with `count` random images of each class."""
+        from medimg.data.summary import figure
+
+        return figure(self, count=count, split=split, seed=seed)
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        from medimg.data.summary import html
+
+        return html(self)
+
+
+def decide_task(names: Sequence[str], *, where: str) -> Literal["binary", "multiclass"]:
+    """Returns the task for exclusive classes.
+
+    Raises:
+        DatasetError: Fewer than two classes.
+    """
+    if len(names) < 2:
+        raise DatasetError(
+            f"{where}: only one class found ({listing(names)}). A classifier needs at least two, for instance the "
+            "normal images beside those with the finding"
+            + ("" if not names or is_negative(names[0]) else ". If images can show several findings or none, pass "
+               "separator= or one column a class to Dataset.from_csv")
+        )  # fmt: skip
+    return "binary" if len(names) == 2 else "multiclass"

@@ -1,0 +1,101 @@
+"""From a model and a pack to a judgement: thresholds on validation, then one look at test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from medimg.artifact import ModelFolder, ModelRecord, add_look
+from medimg.data.pack import Pack, build
+from medimg.errors import DatasetError
+from medimg.evaluation.report import Report
+from medimg.evaluation.thresholds import Thresholds, choose
+from medimg.inference.predictor import Predictor
+from medimg.progress import Display
+from medimg.progress import Report as Progress
+
+if TYPE_CHECKING:
+    from medimg.data.dataset import Dataset
+
+__all__ = ["evaluate", "judge"]
+
+
+def judge(
+    model: ModelFolder, pack: Pack, *, history: Sequence[Mapping[str, Any]], test_looks: int, report: Progress
+) -> tuple[ModelRecord, Report]:
+    """Chooses thresholds on validation and only then scores test, if there is one.
+
+    Args:
+        model: The draft folder; not sealed yet.
+        pack: The data it was trained with.
+        history: One row an epoch.
+        test_looks: How often test has been scored with this model, this time included.
+        report: Told of progress.
+
+    Returns:
+        The record with thresholds and metrics, and the report.
+    """
+    predictor = Predictor(model)
+    val = predictor.predict_pack(pack, split="val", report=report)
+    thresholds = choose(val, model.record.config.threshold)
+    tables = {"val": val}
+    if len(pack.rows("test")):
+        tables["test"] = predictor.predict_pack(pack, split="test", report=report)
+    made = Report.build(
+        tables,
+        thresholds,
+        test_looks=test_looks,
+        history=_columns(history),
+        record=_facts(model.record),
+        notices=model.record.notices,
+    )
+    metrics = {name: dict(figures.summary()) for name, figures in made.splits.items()}
+    record = model.record.model_copy(update={"thresholds": thresholds.values, "metrics": metrics})
+    return record, made
+
+
+def evaluate(model: ModelFolder, dataset: Dataset, *, split: str) -> Report:
+    """Scores a split of a dataset, or all of a dataset without splits: see `ModelFolder.evaluate`."""
+    record = model.record
+    if dataset.classes != record.classes:
+        raise DatasetError(
+            f"the dataset's classes are {', '.join(dataset.classes)}, the model's {', '.join(record.classes)}. "
+            "They must have the same names"
+        )
+    dataset = replace(dataset, positive=record.positive, task=record.task)
+    chosen = dataset.of(split) if dataset.splits else dataset.samples
+    if not chosen:
+        raise DatasetError(f"the dataset has no {split} split. Splits: {', '.join(dataset.splits)}")
+    part = replace(dataset, samples=tuple(replace(sample, split=split) for sample in chosen))  # type: ignore[arg-type]
+    with Display("evaluate") as display:
+        facts = part.index(display)
+        rejected = {sample.id for sample in part.samples if facts[sample.id].rejection is not None}
+        pack = Pack.open(build(part, record.preprocessing.image_size, facts=facts, report=display))
+        table = model.predictor.predict_pack(pack, split=split, report=display)
+    looks = add_look(model.path, part.fingerprint_of(facts)) if split == "test" else model.test_looks
+    notices = [f"{len(rejected):,} images cannot be read and were left out"] if rejected else []
+    return Report.build(
+        {split: table},
+        Thresholds(values=record.thresholds, policy=record.config.threshold),
+        test_looks=looks,
+        record=_facts(record),
+        notices=notices,
+    )
+
+
+def _columns(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+    """Returns the history by quantity, as the learning curves take it."""
+    names = [name for name in (history[0] if history else {}) if name not in ("phase", "epoch", "seconds")]
+    return {name: [row.get(name) for row in history] for name in names}
+
+
+def _facts(record: ModelRecord) -> dict[str, Any]:
+    config = record.config.model_dump(mode="json")
+    return {
+        "model": {"architecture": config.pop("model"), "options": config.pop("model_options") or "none", "job": record.job,
+                  "created": record.created, "runtimes": ", ".join(record.runtimes)},
+        "data": {"classes": ", ".join(record.classes), "task": record.task, **record.data},
+        "configuration": config,
+        "environment": record.versions,
+    }  # fmt: skip

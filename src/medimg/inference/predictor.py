@@ -1,0 +1,117 @@
+"""`Predictor`: bytes → decode → runtime → decision; the one way, in the notebook and behind every endpoint."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+
+from medimg.artifact import ModelFolder
+from medimg.data.decode import as_mode, resize, to_pixels
+from medimg.errors import DatasetError, RuntimeMismatchError
+from medimg.inference.decision import Prediction, decide, distribution
+from medimg.inference.predictions import Predictions
+from medimg.inference.runtimes import RuntimeName, open_runtime
+from medimg.progress import Event, Report, silent
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from medimg.data.pack import Pack
+
+__all__ = ["TOLERANCE", "ImageLike", "Predictor"]
+
+ImageLike = Union[str, "os.PathLike[str]", bytes, "Image", np.ndarray]
+TOLERANCE = 1e-4  # between runtimes and machines
+_CHUNK = 256  # images of a pack in memory at a time
+
+
+class Predictor:
+    """Runs a model on images. Safe to call from several threads at once on LiteRT.
+
+    Args:
+        model: The model.
+        runtime: "litert" or "keras"; None takes the fastest that the model has.
+    """
+
+    def __init__(self, model: ModelFolder, *, runtime: RuntimeName | None = None) -> None:
+        self.model = model
+        self.runtime = open_runtime(model, runtime)
+
+    def prepare(self, image: ImageLike, *, name: str = "image") -> np.ndarray:
+        """Returns an image as the network takes it: uint8 (height, width, channels).
+
+        Raises:
+            ImageRejected: It cannot be read.
+        """
+        preprocessing = self.model.record.preprocessing
+        side = preprocessing.image_size
+        return as_mode(resize(to_pixels(image, name=name), (side, side)), preprocessing.channels)
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Returns one probability for each class, float64 (n, classes), for prepared images (n, h, w, channels)."""
+        return distribution(self.model.record, self.runtime.outputs(images))
+
+    def predict(self, image: ImageLike, *, name: str = "image") -> Prediction:
+        """Returns the decision for one image.
+
+        Raises:
+            ImageRejected: It cannot be read.
+        """
+        started = time.perf_counter()
+        probabilities = self.probabilities(self.prepare(image, name=name)[None])[0]
+        return decide(self.model.record, probabilities, latency_ms=(time.perf_counter() - started) * 1e3)
+
+    def predict_pack(self, pack: Pack, *, split: str | None = None, report: Report = silent) -> Predictions:
+        """Returns the table of a split's predictions (None: of the whole pack) with labels and groups, by sample id.
+
+        Raises:
+            DatasetError: The split has no images.
+        """
+        rows = pack.rows(split)
+        if not len(rows):
+            raise DatasetError(f"the dataset has no {split or ''} images to predict".replace("  ", " "))
+        found = []
+        report(Event("stage", "predicting", 0, len(rows), message=split or ""))
+        for start in range(0, len(rows), _CHUNK):
+            part = rows[start : start + _CHUNK]
+            found.append(self.probabilities(self._as_trained(pack.images(part))))
+            report(Event("stage", "predicting", start + len(part), len(rows), message=split or ""))
+        samples = [pack.samples[row] for row in rows]
+        return Predictions(
+            classes=self.model.record.classes,
+            task=self.model.record.task,
+            positive=self.model.record.positive,
+            ids=tuple(sample.id for sample in samples),
+            probabilities=np.concatenate(found),
+            labels=tuple(sample.labels for sample in samples) if pack.classes == self.model.record.classes else None,
+            groups=tuple(sample.group for sample in samples),
+            split=split,
+        )
+
+    def _as_trained(self, images: np.ndarray) -> np.ndarray:
+        channels = self.model.record.preprocessing.channels
+        if images.shape[-1] == channels:
+            return images
+        return np.stack([as_mode(image[..., 0] if image.shape[-1] == 1 else image, channels) for image in images])
+
+    def check_golden(self, *, tolerance: float = TOLERANCE) -> float:
+        """Compares the golden inputs with their recorded probabilities and returns the largest difference.
+
+        Raises:
+            RuntimeMismatchError: A probability is off by more than `tolerance`, or a decision flips that is further
+                than that from its threshold.
+        """
+        worst = 0.0
+        for golden in self.model.golden:
+            found = self.probabilities(self.prepare(golden.content, name=golden.name)[None])[0]
+            worst = max(worst, float(np.abs(found - golden.probabilities).max()))
+            if not worst <= tolerance:  # also when it is NaN
+                raise RuntimeMismatchError(
+                    f"{self.runtime.name} gives {found.round(6).tolist()} for the golden input {golden.name}, but the "
+                    f"trained model gave {np.round(golden.probabilities, 6).tolist()} (difference {worst:.2g}, at most "
+                    f"{tolerance:.0e} is tolerated). This environment does not run the model as it was trained"
+                )
+        return worst

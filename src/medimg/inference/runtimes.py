@@ -1,0 +1,98 @@
+"""The engines that run a model: LiteRT (the default on CPU) and Keras."""
+
+from __future__ import annotations
+
+import os
+import queue
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from medimg.artifact import ModelFolder
+from medimg.errors import MissingExtraError, ModelFolderError
+
+__all__ = ["KerasRuntime", "LiteRTRuntime", "Runtime", "RuntimeName", "open_runtime"]
+
+RuntimeName = Literal["litert", "keras"]
+
+
+class Runtime(Protocol):
+    """What runs a network."""
+
+    name: str
+
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        """Returns the network's outputs, float32 (n, outputs), for uint8 (n, height, width, channels)."""
+        ...
+
+
+class LiteRTRuntime:
+    """A pool of single-threaded interpreters, one a core: on CPU that beats one interpreter with large batches.
+
+    Safe to call from several threads at once.
+    """
+
+    name = "litert"
+
+    def __init__(self, path: Path, *, workers: int | None = None) -> None:
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise ModelFolderError(f"LiteRT is not installed: pip install ai-edge-litert ({error})") from error
+        self.workers = workers or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+        content = path.read_bytes()
+        self._interpreters: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self.workers):
+            interpreter = Interpreter(model_content=content, num_threads=1)
+            interpreter.allocate_tensors()
+            self._interpreters.put(interpreter)
+        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="litert")
+
+    def _one(self, image: np.ndarray) -> np.ndarray:
+        interpreter = self._interpreters.get()
+        try:
+            entry = interpreter.get_input_details()[0]["index"]
+            interpreter.set_tensor(entry, image[None].astype(np.float32))
+            interpreter.invoke()
+            result: np.ndarray = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0]
+            return result
+        finally:
+            self._interpreters.put(interpreter)
+
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        """Returns the network's outputs, float32 (n, outputs), for uint8 (n, height, width, channels)."""
+        if len(images) == 1:
+            return self._one(images[0])[None]
+        return np.stack(list(self._pool.map(self._one, images)))
+
+
+class KerasRuntime:
+    """The trained network itself; needs TensorFlow."""
+
+    name = "keras"
+
+    def __init__(self, path: Path, *, batch_size: int = 32) -> None:
+        try:
+            import keras
+        except ImportError as error:
+            raise MissingExtraError("the Keras runtime", "all") from error
+        # safe_mode stays on: no code out of a model file is ever run.
+        self.model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        self.batch_size = batch_size
+
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        """Returns the network's outputs, float32 (n, outputs), for uint8 (n, height, width, channels)."""
+        parts = [
+            np.asarray(self.model.predict_on_batch(images[start : start + self.batch_size].astype(np.float32)))
+            for start in range(0, len(images), self.batch_size)
+        ]
+        return np.concatenate(parts)
+
+
+def open_runtime(model: ModelFolder, name: RuntimeName | None = None) -> Runtime:
+    """Returns a runtime of the model: the named one, else LiteRT where the model has it, else Keras."""
+    if name == "keras" or (name is None and "litert" not in model.record.runtimes):
+        return KerasRuntime(model.path / "model.keras")
+    return LiteRTRuntime(model.export("litert"))

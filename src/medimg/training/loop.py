@@ -1,0 +1,248 @@
+"""The loop over epochs and batches: exact to the bit after any interruption."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from medimg.errors import MedimgError
+from medimg.progress import Event, Report
+from medimg.training.checkpoints import Checkpoint, Checkpoints
+from medimg.training.steps import Devices
+from medimg.training.weighting import Balance
+
+if TYPE_CHECKING:
+    import keras
+
+__all__ = ["Interrupted", "Phase", "Source", "fit"]
+
+
+class Interrupted(MedimgError):  # noqa: N818 - it is no error
+    """The job was told to stop; its state is saved."""
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    def __len__(self) -> int: ...
+
+    def x(self, rows: np.ndarray) -> np.ndarray:
+        """Returns inputs by position, float32."""
+        ...
+
+    def y(self, rows: np.ndarray) -> np.ndarray:
+        """Returns encoded targets by position."""
+        ...
+
+
+@dataclass
+class Phase:
+    """One part of training: the head on features, fine-tuning, or everything from scratch.
+
+    Attributes:
+        name: "fitting" or "fine-tuning".
+        model: The compiled network that trains; augmentation, if any, is its first part.
+        judged: The network without augmentation, which validation is computed with.
+        train: Training data.
+        val: Validation data.
+        task: "binary", "multiclass" or "multilabel".
+        epochs: Largest number of passes.
+        batch_size: Rows a step.
+        patience: Epochs without a better validation loss before stopping; None: never.
+        balance: Class weights.
+        seed: Of the data order.
+        figures: Validation figures from (targets, probabilities), beside the loss.
+    """
+
+    name: str
+    model: keras.Model
+    judged: keras.Model
+    train: Source
+    val: Source
+    task: str
+    epochs: int
+    batch_size: int
+    patience: int | None
+    balance: Balance
+    seed: int
+    figures: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+
+
+@dataclass
+class _State:
+    """Where a phase is; what a checkpoint holds beside the variables."""
+
+    phase: str
+    epoch: int = 0
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_loss: float = float("inf")
+    best_epoch: int = -1
+    finished: bool = False
+    earlier: list[dict[str, Any]] = field(default_factory=list)  # history of the phases before this one
+
+
+def fit(
+    phase: Phase,
+    devices: Devices,
+    checkpoints: Checkpoints,
+    report: Report,
+    *,
+    stopping: Callable[[], bool],
+    earlier: list[dict[str, Any]],
+    every_seconds: float,
+) -> list[dict[str, Any]]:
+    """Trains a phase, or what is left of it, and leaves the best weights in the network.
+
+    Args:
+        phase: What to do.
+        devices: Where.
+        checkpoints: Where the state is saved and found again.
+        report: Told of every epoch, and of progress in between.
+        stopping: Tells whether the job was asked to end.
+        earlier: History of the phases before, kept in the state.
+        every_seconds: A checkpoint is saved at the end of an epoch and at least this often.
+
+    Returns:
+        The history, one row an epoch, of this and the earlier phases.
+
+    Raises:
+        Interrupted: `stopping` said so; the state is saved.
+    """
+    with devices.scope():
+        phase.model.optimizer.build(phase.model.trainable_variables)
+    run = _Run(phase, devices, checkpoints, report, stopping, every_seconds, _State(phase.name, earlier=earlier))
+    run.resume()
+    run.go()
+    return run.state.earlier + run.state.history
+
+
+class _Run:
+    def __init__(
+        self, phase: Phase, devices: Devices, checkpoints: Checkpoints, report: Report, stopping: Callable[[], bool],
+        every_seconds: float, state: _State,
+    ) -> None:  # fmt: skip
+        self.phase, self.checkpoints, self.report, self.state = phase, checkpoints, report, state
+        self.stopping, self.every_seconds = stopping, every_seconds
+        self.step = devices.step(phase.model)
+        self.forward = devices.forward(phase.judged)
+        self.best: list[np.ndarray] = []
+        self.saved = time.monotonic()
+        self.steps = -(-len(phase.train) // phase.batch_size)
+
+    def _variables(self) -> list[Any]:
+        # model.variables has the seed generators of dropout and augmentation among them; the metrics' variables are the
+        # running mean of the loss.
+        model = self.phase.model
+        return [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        found = self.checkpoints.latest()
+        if found is None or found.state["phase"] != self.phase.name:
+            return
+        self.state = _State(**found.state)
+        for variable, value in zip(self._variables(), found.arrays["variables"], strict=True):
+            variable.assign(value)
+        self.best = list(found.arrays.get("best", []))
+        if not self.state.finished:
+            self.report(
+                Event("log", self.phase.name, message=f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
+            )
+
+    def save(self) -> None:
+        arrays = {
+            "variables": [np.asarray(variable) for variable in self._variables()],
+            "best": self.best,
+        }
+        self.checkpoints.save(Checkpoint(vars(self.state), arrays))
+        self.saved = time.monotonic()
+
+    # -- epochs -------------------------------------------------------------------------------------------------------
+
+    def go(self) -> None:
+        phase, state = self.phase, self.state
+        while not state.finished:
+            started = time.time()
+            loss = self._epoch()
+            row = self._validate(loss, time.time() - started)
+            state.history.append(row)
+            shown = {name: value for name, value in row.items() if name not in ("phase", "epoch")}
+            self.report(Event("epoch", phase.name, state.epoch + 1, phase.epochs, values=shown))
+            if row["val_loss"] < state.best_loss:
+                state.best_loss, state.best_epoch = row["val_loss"], state.epoch
+                self.best = [np.asarray(weight) for weight in phase.judged.weights]
+            state.epoch, state.step = state.epoch + 1, 0
+            waited = state.epoch - 1 - state.best_epoch
+            state.finished = state.epoch >= phase.epochs or (phase.patience is not None and waited >= phase.patience)
+            self.save()
+            self._maybe_stop()
+        if self.best:
+            for weight, value in zip(phase.judged.weights, self.best, strict=True):
+                weight.assign(value)
+
+    def _epoch(self) -> float:
+        phase, state = self.phase, self.state
+        # The order is a function of seed and epoch, so that it need not be saved.
+        order = np.random.Generator(np.random.Philox(key=[phase.seed, state.epoch])).permutation(len(phase.train))
+        loss = 0.0
+        if state.step == 0:
+            phase.model.reset_metrics()
+        reported = time.monotonic()
+        self._progress()
+        while state.step < self.steps:
+            rows = order[state.step * phase.batch_size : (state.step + 1) * phase.batch_size]
+            y, weights = phase.balance.weigh(phase.train.y(rows), phase.task)
+            loss = self.step(phase.train.x(rows), y, weights)
+            state.step += 1
+            now = time.monotonic()
+            if now - reported > 0.5:
+                self._progress(loss)
+                reported = now
+            if state.step < self.steps and (now - self.saved > self.every_seconds or self.stopping()):
+                self.save()
+                self._maybe_stop()
+        return loss
+
+    def _progress(self, loss: float | None = None) -> None:
+        phase, state = self.phase, self.state
+        done, total = state.epoch * self.steps + state.step, phase.epochs * self.steps
+        note = f"epoch {state.epoch + 1}/{phase.epochs}" + ("" if loss is None else f"  loss {loss:.4f}")
+        self.report(Event("stage", phase.name, done, total, message=note))
+
+    def _maybe_stop(self) -> None:
+        if self.stopping():
+            raise Interrupted(f"stopped in epoch {self.state.epoch + 1}; the state is saved")
+
+    def _validate(self, loss: float, seconds: float) -> dict[str, Any]:
+        phase = self.phase
+        truth, found = [], []
+        for start in range(0, len(phase.val), phase.batch_size):
+            rows = np.arange(start, min(start + phase.batch_size, len(phase.val)))
+            found.append(self.forward(phase.val.x(rows)))
+            truth.append(phase.val.y(rows))
+        y, probabilities = np.concatenate(truth), np.concatenate(found).astype(np.float64)
+        return {
+            "phase": phase.name,
+            "epoch": self.state.epoch + 1,
+            "loss": loss,
+            "val_loss": _loss(y, probabilities, phase.balance, phase.task),
+            **phase.figures(y, probabilities),
+            "seconds": round(seconds, 3),
+        }
+
+
+def _loss(y: np.ndarray, probabilities: np.ndarray, balance: Balance, task: str) -> float:
+    """Returns the weighted cross-entropy that training minimises, in float64."""
+    truth, weights = balance.weigh(y, task)
+    clipped = np.clip(probabilities, 1e-7, 1 - 1e-7)
+    if task == "multiclass":
+        losses = -np.log(clipped[np.arange(len(truth)), truth.astype(np.int64)])
+    else:
+        losses = -(truth * np.log(clipped) + (1 - truth) * np.log(1 - clipped))
+    return float((losses * weights).mean())

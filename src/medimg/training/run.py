@@ -1,0 +1,317 @@
+"""The stages of training: features, fitting, fine-tuning, exporting, evaluating."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from medimg import models
+from medimg.artifact import ModelFolder, ModelRecord, Preprocessing, add_look
+from medimg.config import Augment, JobSpec, TrainConfig
+from medimg.data.pack import Pack
+from medimg.data.synthetic import golden_files
+from medimg.errors import DatasetError, MedimgError
+from medimg.evaluation.score import judge
+from medimg.export import export_in_fresh_process
+from medimg.home import atomic_write
+from medimg.models.classifier import Classifier
+from medimg.progress import Event, emit, heartbeat
+from medimg.training.card import card
+from medimg.training.checkpoints import Checkpoints
+from medimg.training.features import FeatureSource, PackSource, compute
+from medimg.training.loop import Phase, fit
+from medimg.training.main import Paths, Stop
+from medimg.training.steps import Devices, compile_for
+from medimg.training.tracking import Tracker
+from medimg.training.weighting import Balance, encode
+
+__all__ = ["train"]
+
+_PACKAGES = ("medimg", "keras", "tensorflow", "numpy", "pillow", "scikit-learn", "ai-edge-litert")
+
+
+def train(spec: JobSpec, paths: Paths, stop: Stop) -> ModelFolder:
+    """Trains, exports and evaluates, and returns the sealed model folder `out/model`.
+
+    Raises:
+        Interrupted: The job was asked to end; a later run with the same checkpoints goes on.
+        DatasetError: The pack is damaged or lacks a split.
+    """
+    assert spec.config is not None, "a training job has a configuration"  # noqa: S101 - checked at submit
+    pack = Pack.open(paths.data)
+    tracker = Tracker(spec.id, emit)
+    tracker.parameters({name: str(value) for name, value in spec.config.model_dump().items()})
+    status = "FAILED"
+    try:
+        model = _Training(spec, spec.config, pack, paths, stop, tracker).run()
+        status = "FINISHED"
+    except MedimgError as error:
+        status = "KILLED" if stop.asked else status
+        raise error
+    finally:
+        tracker.end(status)
+    return model
+
+
+class _Training:
+    def __init__(
+        self, spec: JobSpec, config: TrainConfig, pack: Pack, paths: Paths, stop: Stop, tracker: Tracker
+    ) -> None:
+        self.spec, self.config, self.pack, self.paths, self.stop = spec, config, pack, paths, stop
+        self.tracker = tracker
+        self.outputs = 1 if pack.task == "binary" else len(pack.classes)
+        identity = hashlib.sha256(f"{spec.base}|{spec.pack}|{spec.code}".encode()).hexdigest()
+        self.checkpoints = Checkpoints(paths.checkpoints, identity)
+        self.every_seconds = float(os.environ.get("MEDIMG_CHECKPOINT_SECONDS", "30"))
+
+    # -- the way ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> ModelFolder:
+        """Goes through the stages."""
+        keras.utils.set_random_seed(self.config.seed)
+        _determinism()
+        keras.mixed_precision.set_global_policy(_precision(self.config.precision))
+        devices = Devices()
+        with devices.scope():
+            classifier = self.build()
+        history = self.fit(classifier, devices)
+        draft = self.paths.out / ".model"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        self.save(classifier, draft)
+        model = self.export(draft, history)
+        self.evaluate(model, history)
+        final = self.paths.out / "model"
+        shutil.rmtree(final, ignore_errors=True)
+        draft.rename(final)
+        return ModelFolder.load(final)
+
+    def build(self) -> Classifier:
+        """Returns the network with its starting weights."""
+        weights = self.spec.inputs.get("weights")
+        return models.build(
+            self.config,
+            channels=1 if self.pack.channels == 1 else 3,
+            outputs=self.outputs,
+            task=self.pack.task,
+            weights=self.paths.inputs / weights if weights else None,
+        )
+
+    # -- fitting ------------------------------------------------------------------------------------------------------
+
+    def source(self, split: str) -> PackSource:
+        """Returns the images of a split with their encoded targets."""
+        rows = self.pack.rows(split)
+        if not len(rows):
+            raise DatasetError(f"the pack has no {split} images")
+        targets = self.pack.targets(rows)
+        return PackSource(self.pack, rows, encode(targets, self.pack.task, self.pack.classes, self.pack.facts["positive"]))
+
+    def fit(self, classifier: Classifier, devices: Devices) -> list[dict[str, Any]]:
+        """Trains the classifier in place and returns the history."""
+        train, val = self.source("train"), self.source("val")
+        balance = Balance.of(
+            train.y(np.arange(len(train))), self.pack.task, self.outputs, balanced=self.config.class_weight == "balanced"
+        )
+        augment = self.config.augmentation
+        if self.spec.inputs.get("weights") is None or classifier.backbone is None:
+            rate = self.config.learning_rate or 1e-3
+            return self._phase("fitting", classifier.model, devices, train, val, balance, rate, self.config.epochs, augment)
+        assert classifier.head is not None  # noqa: S101 - a backbone comes with a head
+        if augment is not None and not self.config.fine_tune_epochs:
+            emit(Event("log", message="augmentation is unused: the backbone is frozen and its features computed once"))
+        history: list[dict[str, Any]] = []
+        found = self.checkpoints.latest()
+        if found is None or found.state["phase"] != "fine-tuning":
+            models.freeze(classifier)
+            features = self._features(classifier, devices, {"train": train, "val": val})
+            history = self._phase(
+                "fitting", classifier.head, devices, features["train"], features["val"], balance,
+                self.config.learning_rate or 1e-2, self.config.epochs, None,
+            )  # fmt: skip
+        if self.config.fine_tune_epochs:
+            models.top_layers(classifier, self.config.fine_tune_fraction)
+            history = self._phase(
+                "fine-tuning", classifier.model, devices, train, val, balance, self.config.fine_tune_learning_rate,
+                self.config.fine_tune_epochs, augment, earlier=history,
+            )  # fmt: skip
+        return history
+
+    def _features(
+        self, classifier: Classifier, devices: Devices, sources: dict[str, PackSource]
+    ) -> dict[str, FeatureSource]:
+        forward = devices.forward(classifier.backbone)
+        total = sum(len(source) for source in sources.values())
+        emit(Event("stage", "features", 0, total))
+        found: dict[str, FeatureSource] = {}
+        before = 0
+        for split, source in sources.items():
+            identity = json.dumps(
+                [self.spec.pack, split, self.config.model, self.config.model_options, dict(self.spec.inputs)]
+            )
+            features = compute(
+                forward, source, self.paths.checkpoints, identity=identity, batch_size=32, before=before, total=total,
+                report=emit, check=self.stop.check,
+            )  # fmt: skip
+            found[split] = FeatureSource(features, source.y(np.arange(len(source))))
+            before += len(source)
+        return found
+
+    def _phase(
+        self, name: str, network: keras.Model, devices: Devices, train: Any, val: Any, balance: Balance, rate: float,
+        epochs: int, augment: Augment | None, earlier: list[dict[str, Any]] | None = None,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        with devices.scope():
+            model = _with_augmentation(network, augment) if augment else network
+            compile_for(model, self.pack.task, rate)
+        phase = Phase(
+            name=name, model=model, judged=network, train=train, val=val, task=self.pack.task, epochs=epochs,
+            batch_size=self.config.batch_size, patience=self.config.early_stopping, balance=balance,
+            seed=self.config.seed, figures=self._figures,
+        )  # fmt: skip
+        return fit(
+            phase, devices, self.checkpoints, self._report, stopping=self.stop, earlier=earlier or [],
+            every_seconds=self.every_seconds,
+        )  # fmt: skip
+
+    def _report(self, event: Event) -> None:
+        emit(event)
+        if event.kind == "epoch":
+            self.tracker.metrics(event.values, step=event.done)
+
+    def _figures(self, y: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+        """Returns the validation AUROC (macro over classes that have both sides), or nothing."""
+        columns = range(probabilities.shape[1])
+        truth = np.stack([y == column for column in columns], axis=1) if self.pack.task == "multiclass" else y
+        found = []
+        for column in columns:
+            known = ~np.isnan(truth[:, column].astype(np.float64))
+            values = truth[known, column]
+            if len(np.unique(values)) == 2:
+                found.append(roc_auc_score(values, probabilities[known, column]))
+        return {"val_auroc": float(np.mean(found))} if found else {}
+
+    # -- after fitting ------------------------------------------------------------------------------------------------
+
+    def save(self, classifier: Classifier, draft: Path) -> None:
+        """Writes the network in float32 and for one device, whatever it was trained in."""
+        keras.mixed_precision.set_global_policy("float32")
+        plain = self.build().model
+        plain.set_weights(classifier.model.get_weights())
+        plain.save(draft / "model.keras")
+
+    def export(self, draft: Path, history: list[dict[str, Any]]) -> ModelFolder:
+        """Writes exports, golden inputs and the draft record; returns the folder, not sealed yet."""
+        (draft / "golden").mkdir()
+        for name, content in golden_files().items():
+            atomic_write(draft / "golden" / name, content)
+        atomic_write(draft / "history.json", json.dumps(history, indent=1))
+        record = ModelRecord(
+            classes=self.pack.classes,
+            task=self.pack.task,
+            positive=self.pack.facts["positive"],
+            preprocessing=Preprocessing(
+                image_size=self.pack.image_size, channels=1 if self.pack.channels == 1 else 3
+            ),
+            config=self.config,
+            data={"fingerprint": self.spec.data, "pack": self.spec.pack, "counts": _counts(self.pack)},
+            versions={**_versions(), "python": platform.python_version()},
+            job=self.spec.id,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            notices=self.spec.notices,
+        )
+        atomic_write(draft / "medimg.json", record.model_dump_json(indent=1))
+        with heartbeat("exporting", emit, message="LiteRT and SavedModel"):
+            runtimes, missing = export_in_fresh_process(draft, check=self.stop.check)
+        for name, why in missing.items():
+            emit(Event("warning", message=f"no {name} export: {why}"))
+        return ModelFolder(draft, record.model_copy(update={"runtimes": runtimes, "missing": missing}), "")
+
+    def evaluate(self, model: ModelFolder, history: list[dict[str, Any]]) -> None:
+        """Freezes thresholds on validation, scores test once, writes the report and seals the folder."""
+        emit(Event("stage", "evaluating"))
+        looks = add_look(model.path, self.spec.data) if len(self.pack.rows("test")) else 0
+        record, report = judge(model, self.pack, history=history, test_looks=looks, report=self._evaluating)
+        for split, figures in record.metrics.items():
+            self.tracker.metrics({f"{split}_{name}": value for name, value in figures.items()})
+            emit(Event("epoch", "evaluating", message=split, values=figures))
+        report.save(model.path / "report")
+        atomic_write(model.path / "card.md", card(record, report))
+        ModelFolder.seal(model.path, record)
+
+    def _evaluating(self, event: Event) -> None:
+        self.stop.check()
+        emit(Event(event.kind, "evaluating", event.done, event.total, event.message, event.values))
+
+
+# -- the environment --------------------------------------------------------------------------------------------------
+
+
+def _determinism() -> None:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if not tf.config.list_physical_devices("GPU"):
+            # Exact on CPU at no cost; on GPU it would slow training or fail for want of a deterministic kernel.
+            tf.config.experimental.enable_op_determinism()
+
+
+def _precision(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    if keras.backend.backend() != "tensorflow":
+        return "float32"
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    capable = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (8, 0) for gpu in gpus
+    ]
+    return "mixed_bfloat16" if capable and all(capable) else "float32"
+
+
+def _with_augmentation(network: keras.Model, augment: Augment) -> keras.Model:
+    layers: list[Callable[[Any], Any]] = []
+    if augment.flip:
+        layers.append(keras.layers.RandomFlip({"both": "horizontal_and_vertical"}.get(augment.flip, augment.flip)))
+    if augment.rotation:
+        layers.append(keras.layers.RandomRotation(augment.rotation / 360, fill_mode="constant"))
+    if augment.translation:
+        layers.append(keras.layers.RandomTranslation(augment.translation, augment.translation, fill_mode="constant"))
+    if augment.zoom:
+        layers.append(keras.layers.RandomZoom(augment.zoom, fill_mode="constant"))
+    if augment.brightness:
+        layers.append(keras.layers.RandomBrightness(augment.brightness, value_range=(0, 255)))
+    if augment.contrast:
+        layers.append(keras.layers.RandomContrast(augment.contrast, value_range=(0, 255)))
+    entry = keras.Input(network.input_shape[1:], name="augmented")
+    x = entry
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(entry, network(x))
+
+
+def _counts(pack: Pack) -> dict[str, int]:
+    return {split: len(pack.rows(split)) for split in ("train", "val", "test")}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
