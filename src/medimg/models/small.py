@@ -60,7 +60,10 @@ def mini_xception(config: TrainConfig, *, channels: int, outputs: int, task: Tas
 
 
 def _residual_module(x: Any, filters: int, name: str) -> Any:
-    shortcut = layers.Conv2D(filters, 1, strides=2, padding="same", use_bias=False, name=f"{name}_shortcut")(x)
+    # The same as one 1×1 convolution of stride 2, whose gradient corrupts memory in TensorFlow 2.21 on AVX-512 CPUs
+    # (oneDNN): training at 96 or 224 pixels died of it.
+    shortcut = layers.MaxPooling2D(1, strides=2, padding="same", name=f"{name}_shortcut_pool")(x)
+    shortcut = layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_shortcut")(shortcut)
     shortcut = _norm(f"{name}_shortcut_norm")(shortcut)
     x = layers.SeparableConv2D(filters, 3, padding="same", use_bias=False, name=f"{name}_conv1")(x)
     x = layers.Activation("relu", name=f"{name}_relu")(_norm(f"{name}_norm1")(x))
