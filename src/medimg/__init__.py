@@ -1,10 +1,10 @@
 """Train a medical image classifier once; run it on your machine and in the cloud.
 
-    dataset = medimg.Dataset.from_folder("chest_xray")
-    backend = medimg.backend("local")
-    job = backend.train(dataset)
-    endpoint = backend.deploy()
-    endpoint.predict("unseen.jpeg")
+dataset = medimg.Dataset.from_folder("chest_xray")
+backend = medimg.backend("local")
+job = backend.train(dataset)
+endpoint = backend.deploy()
+endpoint.predict("unseen.jpeg")
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """`ModelFolder`: a trained model with all that is needed to run, judge and trust it.
 
-    medimg.json      what it is: classes, thresholds, preprocessing, versions, data fingerprint, configuration, metrics
-    model.keras      the trained network
-    exports/         the same network for other runtimes, each checked against model.keras
-    golden/          a few generated images with the probabilities that every runtime must give
-    history.json     one row an epoch
-    report/          the evaluation
-    card.md          the model card
-    digest.json      the hash of every file above
-    looks.json       how often the test split was scored; it changes, so the digest leaves it out
+medimg.json      what it is: classes, thresholds, preprocessing, versions, data fingerprint, configuration, metrics
+model.keras      the trained network
+exports/         the same network for other runtimes, each checked against model.keras
+golden/          a few generated images with the probabilities that every runtime must give
+history.json     one row an epoch
+report/          the evaluation
+card.md          the model card
+digest.json      the hash of every file above
+looks.json       how often the test split was scored; it changes, so the digest leaves it out
 """
 
 from __future__ import annotations
@@ -164,12 +164,16 @@ class ModelFolder:
             if name not in files:
                 raise ModelFolderError(f"{path}: {name} is missing. Fetch or train the model again")
             if name not in hashes or files[name].is_symlink():
-                raise ModelFolderError(f"{path}: {name} does not belong to the model. Remove it, or fetch the model again")
+                raise ModelFolderError(
+                    f"{path}: {name} does not belong to the model. Remove it, or fetch the model again"
+                )
             if _sha256(files[name]) != hashes[name]:
                 raise ModelFolderError(f"{path}: {name} was changed after training. Fetch or train the model again")
         found = _digest_of(hashes)
         if found != sealed.get("digest") or (digest is not None and found != digest):
-            raise ModelFolderError(f"{path}: its digest is {found[:12]}…, not {str(digest or sealed.get('digest'))[:12]}…")
+            raise ModelFolderError(
+                f"{path}: its digest is {found[:12]}…, not {str(digest or sealed.get('digest'))[:12]}…"
+            )
         try:
             record = ModelRecord.model_validate_json((path / "medimg.json").read_bytes())
         except (OSError, ValidationError) as error:

@@ -94,7 +94,7 @@ class TrainConfig(Settings):
         fine_tune_epochs: Passes in which the top of the backbone is trained too, after the head. 0: none.
         fine_tune_fraction: Share of the backbone's layers, from the top, that fine-tuning trains.
         batch_size: Images a step, over all devices together.
-        learning_rate: Adam's step size; None: 1e-2 for a head on frozen features, 1e-3 from scratch.
+        learning_rate: Adam's step size, of a head on frozen features or from scratch.
         fine_tune_learning_rate: Adam's step size in fine-tuning.
         dropout: Share of features dropped before the last layer.
         augment: True (the defaults of `Augment`), False, or an `Augment`. Acts where the backbone is trained.
@@ -113,7 +113,7 @@ class TrainConfig(Settings):
     fine_tune_epochs: int = Field(0, ge=0)
     fine_tune_fraction: float = Field(0.3, gt=0, le=1)
     batch_size: int = Field(32, ge=1)
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
     fine_tune_learning_rate: float = Field(1e-5, gt=0)
     dropout: float = Field(0.2, ge=0, lt=1)
     augment: bool | Augment = True

@@ -68,7 +68,7 @@ class AuditError(DatasetError):
         self.check = check
 
 
-class ImageRejected(MedimgError):
+class ImageRejected(MedimgError):  # noqa: N818 - the word of the contract
     """One image that cannot be read.
 
     Attributes:

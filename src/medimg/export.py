@@ -1,7 +1,7 @@
 """Exports of a trained network for other runtimes, each checked against Keras before it is accepted.
 
-Runs in a fresh process on CPU in float32 (`python -m medimg.export MODEL_FOLDER`), so that neither a GPU, mixed precision
-nor several devices leave a trace in what is served; the golden probabilities are computed there too.
+Runs in a fresh process on CPU in float32 (`python -m medimg.export MODEL_FOLDER`), so that neither a GPU, mixed
+precision nor several devices leave a trace in what is served; the golden probabilities are computed there too.
 """
 
 from __future__ import annotations
@@ -43,11 +43,17 @@ def export_in_fresh_process(folder: Path, *, check: Callable[[], None]) -> tuple
         RuntimeError: The process failed; the message ends with what it printed.
     """
     # A GPU computes other last bits; the reference is the CPU's.
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "tensorflow")}
+    environment = os.environ | {
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "tensorflow"),
+    }
     log = folder / ".export.log"
     with log.open("w+") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "medimg.export", str(folder)], stdout=output, stderr=subprocess.STDOUT, env=environment
+            [sys.executable, "-m", "medimg.export", str(folder)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
         )
         try:
             while True:
@@ -94,7 +100,7 @@ def _export(folder: Path) -> dict[str, dict[str, str]]:
         try:
             run = write(model, target)
             found = np.concatenate([run(image) for image in images])
-        except Exception as error:  # noqa: BLE001 - an export that fails is left out and recorded, whatever the reason
+        except Exception as error:  # an export that fails is left out and recorded, whatever the reason
             missing[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
         else:
             worst = float(np.abs(found - reference).max())

@@ -7,6 +7,7 @@ The verbs (`train`, `register`, `deploy`, …) are written here once and are fin
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from abc import ABC, abstractmethod
@@ -26,6 +27,8 @@ from medimg.home import atomic_folder, home
 from medimg.progress import Display, Report
 
 __all__ = ["Backend"]
+
+_KINDS: tuple[Kind, ...] = ("endpoint", "job", "model")  # endpoints first: they may cost money
 
 Deployable = ModelFolder | Job | ModelVersion | str | os.PathLike[str]
 
@@ -158,15 +161,16 @@ class Backend(ABC):
             self._deploy(name, folder.path, config, {"digest": folder.digest})
         except AlreadyExistsError:
             existing = self._describe("endpoint", name)
-            if existing.details.get("digest") != folder.digest or existing.status == "failed":
+            failed = existing.status == "failed"
+            if failed or existing.details.get("digest") != folder.digest:
                 raise AlreadyExistsError(
-                    f"an endpoint {name!r} exists and {existing.status == 'failed' and 'has failed' or 'serves another model'}"
-                    f". Delete it with backend.endpoint({name!r}).delete(), or pass another name="
+                    f"an endpoint {name!r} exists and {'has failed' if failed else 'serves another model'}. "
+                    f"Delete it with backend.endpoint({name!r}).delete(), or pass another name="
                 ) from None
         return endpoint.wait()
 
     @final
-    def job(self, id: str) -> Job:  # noqa: A002 - the field's word
+    def job(self, id: str) -> Job:
         """Returns the handle of a job, also from another process than the one that submitted it.
 
         Raises:
@@ -199,17 +203,19 @@ class Backend(ABC):
     @final
     def inventory(self) -> tuple[Resource, ...]:
         """Returns everything of ours: endpoints (which may cost money) first, then jobs and models."""
-        kinds: tuple[Kind, ...] = ("endpoint", "job", "model")
-        return tuple(resource for kind in kinds for resource in sorted(self._list(kind), key=lambda r: r.created))
+        return tuple(resource for kind in _KINDS for resource in sorted(self._list(kind), key=lambda r: r.created))
 
     @final
-    def cleanup(self, *, kinds: Collection[Kind] = ("endpoint", "job", "model")) -> tuple[Resource, ...]:
+    def cleanup(self, *, kinds: Collection[Kind] = _KINDS) -> tuple[Resource, ...]:
         """Stops and deletes everything of ours of the given kinds, and returns what was deleted."""
         deleted = []
-        for resource in self.inventory():
-            if resource.kind in kinds:
-                self._remove(resource.kind, resource.id)
-                deleted.append(resource)
+        # Kind by kind: a registry that does not answer must not keep an endpoint alive.
+        for kind in (kind for kind in _KINDS if kind in kinds):
+            for resource in sorted(self._list(kind), key=lambda r: r.created):
+                # Another process, or its own deadline, may have been faster.
+                with contextlib.suppress(NotFoundError):
+                    self._remove(kind, resource.id)
+                    deleted.append(resource)
         return tuple(deleted)
 
     # == what the verbs share =========================================================================================
@@ -244,8 +250,8 @@ class Backend(ABC):
         done = [r for r in self._list("job") if r.status == "completed" and r.details.get("task", "train") == "train"]
         if not done:
             raise NotFoundError(
-                f"the {self.name} backend has no completed training job to deploy. Train first: backend.train(dataset), "
-                "or pass a model: backend.deploy('path/of/model')"
+                f"the {self.name} backend has no completed training job to deploy. Train first: "
+                "backend.train(dataset), or pass a model: backend.deploy('path/of/model')"
             )
         return Job(self, max(done, key=lambda resource: resource.created).id)
 
@@ -257,10 +263,12 @@ class Backend(ABC):
         if isinstance(model, ModelVersion):
             return model.load()
         if isinstance(model, (str, os.PathLike)):
-            return ModelFolder.load(model)
-        raise ConfigError(f"a model is a ModelFolder, a job, a registered version or a path, not {type(model).__name__}")
+            return ModelFolder.load(Path(model))
+        raise ConfigError(
+            f"a model is a ModelFolder, a job, a registered version or a path, not {type(model).__name__}"
+        )
 
-    def _fetched(self, kind: Kind, id: str) -> Path:  # noqa: A002 - the field's word
+    def _fetched(self, kind: Kind, id: str) -> Path:
         """Returns the local copy of a job's results or a registered model, fetching it the first time."""
         folder = home() / "fetched" / self.name / kind / id
         if not folder.exists():
@@ -268,7 +276,7 @@ class Backend(ABC):
                 self._fetch(kind, id, temporary, display)
         return folder
 
-    def _remove(self, kind: Kind, id: str) -> None:  # noqa: A002 - the field's word
+    def _remove(self, kind: Kind, id: str) -> None:
         import shutil
 
         self._delete(kind, id)
@@ -293,7 +301,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def _describe(self, kind: Kind, id: str) -> Resource:  # noqa: A002 - the field's word
+    def _describe(self, kind: Kind, id: str) -> Resource:
         """Returns one thing as it is now."""
 
     @abstractmethod
@@ -301,23 +309,23 @@ class Backend(ABC):
         """Returns all of ours of a kind, in any order."""
 
     @abstractmethod
-    def _log(self, kind: Kind, id: str, after: int) -> tuple[list[str], int]:  # noqa: A002 - the field's word
+    def _log(self, kind: Kind, id: str, after: int) -> tuple[list[str], int]:
         """Returns the whole lines of a job's or endpoint's log after a position, and the position after them.
 
         Lines are there while the job runs, and in order. Position 0 is the beginning; others are the adapter's own.
         """
 
     @abstractmethod
-    def _fetch(self, kind: Kind, id: str, target: Path, report: Report) -> None:  # noqa: A002 - the field's word
+    def _fetch(self, kind: Kind, id: str, target: Path, report: Report) -> None:
         """Downloads what a job wrote to `--out`, or a registered model folder, into an empty folder."""
 
     @abstractmethod
-    def _stop(self, id: str) -> None:  # noqa: A002 - the field's word
+    def _stop(self, id: str) -> None:
         """Sends SIGTERM to a job, later SIGKILL; its status becomes "cancelled". A finished job stays as it is."""
 
     @abstractmethod
     def _register(self, name: str, folder: Path, details: Mapping[str, Any]) -> str:
-        """Uploads a model folder as a new version of a registered model and returns the version: "1", "2", …"""
+        """Uploads a model folder as a new version of a registered model and returns its number, such as "2"."""
 
     @abstractmethod
     def _deploy(self, name: str, folder: Path, config: ServeConfig, details: Mapping[str, Any]) -> None:
@@ -337,7 +345,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def _delete(self, kind: Kind, id: str) -> None:  # noqa: A002 - the field's word
+    def _delete(self, kind: Kind, id: str) -> None:
         """Deletes a thing and all that belongs to it; a running job is stopped first."""
 
 

@@ -44,13 +44,13 @@ class Job:
         id: Its name.
     """
 
-    def __init__(self, backend: Backend, id: str) -> None:  # noqa: A002 - the field's word
+    def __init__(self, backend: Backend, id: str) -> None:
         self.backend = backend
         self.id = id
 
     @property
     def status(self) -> str:
-        """"queued", "running", "completed", "failed" or "cancelled", asked anew each time."""
+        """One of "queued", "running", "completed", "failed" and "cancelled", asked anew each time."""
         return self._resource.status
 
     @property
@@ -104,7 +104,9 @@ class Job:
                     if status not in ("queued", "running") and not lines:
                         break
                     if deadline is not None and time.monotonic() > deadline:
-                        raise TimeoutError(f"{self.id} is still {status}; wait again with backend.job({self.id!r}).wait()")
+                        raise TimeoutError(
+                            f"{self.id} is still {status}; wait again with backend.job({self.id!r}).wait()"
+                        )
                     if not lines:
                         time.sleep(POLL_SECONDS)
             except KeyboardInterrupt:
@@ -238,7 +240,7 @@ class ModelVersion:
 
     @property
     def id(self) -> str:
-        """"name/version"."""
+        """The name and the version, such as chest/2."""
         return f"{self.name}/{self.version}"
 
     def load(self) -> ModelFolder:
@@ -280,7 +282,7 @@ class Endpoint:
 
     @property
     def status(self) -> str:
-        """"starting", "ready" or "failed", asked anew each time."""
+        """One of "starting", "ready" and "failed", asked anew each time."""
         return self._resource.status
 
     @property

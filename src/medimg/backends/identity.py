@@ -33,8 +33,8 @@ def check_name(name: str, *, what: str) -> str:
         better = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:32]
         better = better if _NAME.fullmatch(better) else "chest"
         raise ConfigError(
-            f"{name!r} cannot be the name of {what}: 2 to 32 small letters, digits and hyphens, a letter first, such as "
-            f"{better!r}"
+            f"{name!r} cannot be the name of {what}: 2 to 32 small letters, digits and hyphens, a letter first, "
+            f"such as {better!r}"
         )
     return name
 
@@ -50,7 +50,7 @@ def code_digest() -> str:
 
 
 def base_name(name: str, content: Mapping[str, Any]) -> str:
-    """Returns a job's name without its attempt: the user's word and ten digits of a hash of all that decides its result."""
+    """Returns a job's name without its attempt: the user's word and ten digits of a hash of what decides the result."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return f"{name}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
 

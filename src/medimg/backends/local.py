@@ -40,7 +40,7 @@ class LocalBackend(Backend):
         self._home = home()
         self._registry = Registry(self._home)
 
-    def _folder(self, kind: Kind, id: str) -> Path:  # noqa: A002 - the field's word
+    def _folder(self, kind: Kind, id: str) -> Path:
         folder = self._home / f"{kind}s" / id
         if "/" in id or not (folder / "record.json").exists():
             raise NotFoundError(f"the local backend has no {kind} {id!r}. See backend.{kind}s(), or `medimg ls`")
@@ -78,7 +78,7 @@ class LocalBackend(Backend):
         if (folder / "owner").read_text() != token:
             raise AlreadyExistsError(f"{folder.name!r} exists")
 
-    def _stop(self, id: str) -> None:  # noqa: A002 - the field's word
+    def _stop(self, id: str) -> None:
         folder = self._folder("job", id)
         if (folder / "exit.json").exists():
             return
@@ -106,7 +106,7 @@ class LocalBackend(Backend):
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def _describe(self, kind: Kind, id: str) -> Resource:  # noqa: A002 - the field's word
+    def _describe(self, kind: Kind, id: str) -> Resource:
         if kind == "model":
             return self._registry.describe(id)
         folder = self._folder(kind, id)
@@ -164,7 +164,7 @@ class LocalBackend(Backend):
                     found.append(self._describe(kind, folder.name))
         return found
 
-    def _log(self, kind: Kind, id: str, after: int) -> tuple[list[str], int]:  # noqa: A002 - the field's word
+    def _log(self, kind: Kind, id: str, after: int) -> tuple[list[str], int]:
         folder = self._folder(kind, id)
         try:
             with (folder / "log").open("rb") as file:
@@ -175,7 +175,7 @@ class LocalBackend(Backend):
         whole = content[: content.rfind(b"\n") + 1]
         return whole.decode(errors="replace").splitlines(), after + len(whole)
 
-    def _fetch(self, kind: Kind, id: str, target: Path, report: Report) -> None:  # noqa: A002 - the field's word
+    def _fetch(self, kind: Kind, id: str, target: Path, report: Report) -> None:
         link_tree(self._registry.folder(id) if kind == "model" else self._folder(kind, id) / "out", target)
 
     # -- registry -----------------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ class LocalBackend(Backend):
 
     # -- deleting -----------------------------------------------------------------------------------------------------
 
-    def _delete(self, kind: Kind, id: str) -> None:  # noqa: A002 - the field's word
+    def _delete(self, kind: Kind, id: str) -> None:
         if kind == "model":
             self._registry.delete(id)
             return

@@ -1,6 +1,6 @@
 """The local registry: MLflow's model registry on SQLite beside a store of model folders.
 
-MLflow keeps names, versions and tags. It never loads a model: its flavours run code from files, ours are verified bytes.
+MLflow keeps names, versions and tags. It never loads a model: its flavours run code from files, ours are verified.
 """
 
 from __future__ import annotations
@@ -88,15 +88,15 @@ class Registry:
             if not token:
                 return found
 
-    def describe(self, id: str) -> Resource:  # noqa: A002 - the field's word
+    def describe(self, id: str) -> Resource:
         """Returns one version, by "name/version"."""
         return self._resource(self._version(id))
 
-    def folder(self, id: str) -> Path:  # noqa: A002 - the field's word
+    def folder(self, id: str) -> Path:
         """Returns the stored model folder of a version."""
         return self._root / str(self._version(id).tags["digest"])
 
-    def delete(self, id: str) -> None:  # noqa: A002 - the field's word
+    def delete(self, id: str) -> None:
         """Deletes a version, its files if no other version has them, and the model with its last version."""
         version = self._version(id)
         self._client.delete_model_version(version.name, version.version)
@@ -105,7 +105,7 @@ class Registry:
         if not any(resource.details["digest"] == digest for resource in left):
             shutil.rmtree(self._root / digest, ignore_errors=True)
 
-    def _version(self, id: str) -> Any:  # noqa: A002 - the field's word
+    def _version(self, id: str) -> Any:
         from mlflow.exceptions import MlflowException
 
         name, _, number = id.rpartition("/")

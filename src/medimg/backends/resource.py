@@ -25,8 +25,8 @@ class Resource:
         id: The job's id; "name/version" of a model; the endpoint's name.
         status: What it is doing.
         created: Seconds since the epoch.
-        details: By kind. Jobs: `task` ("train" or "predict"), `checkpoints` (as in the specification), `reason` where it
-            failed. Models: `digest`, `job`, `metrics`. Endpoints: `digest`, `url`, `reason` where it failed.
+        details: By kind. Jobs: `task` ("train" or "predict"), `checkpoints` (as in the specification), `reason` where
+            it failed. Models: `digest`, `job`, `metrics`. Endpoints: `digest`, `url`, `reason` where it failed.
     """
 
     kind: Kind

@@ -70,12 +70,14 @@ def prepare_prediction(
     dataset = replace(dataset, samples=tuple(chosen))
     facts = dataset.index(report)
     rejected = [sample.id for sample in chosen if facts[sample.id].rejection is not None]
-    notices = tuple(f"left out: {facts[id].rejection}" for id in rejected)  # noqa: A001 - the field's word
+    notices = tuple(f"left out: {facts[id].rejection}" for id in rejected)
     for notice in notices:
         report(Event("warning", message=notice))
     size = model.record.preprocessing.image_size
     inputs = {"model": model_input(model)}
-    return _submission("predict", "predict", dataset.without(rejected), size, inputs, resources, report, None, split, ())
+    return _submission(
+        "predict", "predict", dataset.without(rejected), size, inputs, resources, report, None, split, ()
+    )
 
 
 def _submission(

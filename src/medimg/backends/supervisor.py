@@ -24,7 +24,9 @@ __all__ = ["is_alive", "main", "start"]
 GRACE_SECONDS = 30.0  # from SIGTERM to SIGKILL: time to write a checkpoint
 
 
-def start(folder: Path, command: list[str], *, max_seconds: float | None, remove: bool, environment: dict[str, str]) -> None:
+def start(
+    folder: Path, command: list[str], *, max_seconds: float | None, remove: bool, environment: dict[str, str]
+) -> None:
     """Starts a command that outlives this process; returns when it is running.
 
     Args:
@@ -63,8 +65,11 @@ class _Supervisor:
 
     def run(self, ready: int) -> None:
         """Runs the command to its end."""
-        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        # Locked before it has its name: else one who asks just then would find it free, and hold it for a moment.
+        unnamed = self.folder / ".lock"
+        lock = os.open(unnamed, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unnamed.rename(self.folder / "lock")
         signal.signal(signal.SIGTERM, self._ask)
         with (self.folder / "log").open("ab", buffering=0) as log:
             process = subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medimg.config import Task
-from medimg.data.labels import is_negative, listing
 from medimg.errors import DatasetError, ImageRejected, NotFoundError
 from medimg.progress import Display, Report, silent
 
@@ -59,7 +59,7 @@ class Dataset:
         task: "binary", "multiclass" or "multilabel".
         positive: For binary, the class to detect.
         name: For people.
-        notices: What the reader of the dataset should know.
+        notices: What its reader should know. They go into the model's record: no path or patient is named in them.
         keep: Extra columns that may leave the machine.
     """
 
@@ -70,6 +70,15 @@ class Dataset:
     name: str = "dataset"
     notices: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self._by_id) < len(self.samples):
+            ids = Counter(sample.id for sample in self.samples)
+            twice = [sample.path.name for sample in self.samples if ids[sample.id] > 1]
+            raise DatasetError(
+                f"{self.name}: {twice[0]!r} and {twice[1]!r} have the same id. If the names differ in how an accent is "
+                "stored only, rename one"
+            )
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -89,7 +98,8 @@ class Dataset:
             positive: For two classes, the one to detect; needed where the other is not a known negative.
 
         Raises:
-            DatasetError: No images, one class only, an empty class, or a path that `group` does not match.
+            DatasetError: No images, one class only, an empty class, a class that train lacks, or a path that `group`
+                does not match.
         """
         from medimg.data.folder import read_folder
 
@@ -114,10 +124,12 @@ class Dataset:
         Args:
             csv: The table: UTF-8, separated by commas, semicolons or tabs.
             images: Folder with the images, at any depth.
-            path: Column with the file's name; its folder and extension may be left out.
-            labels: One column with the class; or one column a class with 1, 0 or nothing (unknown).
+            path: Column with the file's name; its folder and extension may be left out where no two files are meant.
+            labels: One column with the class; or one column a class with 1, 0 or nothing (unknown). Where every row has
+                exactly one 1, they are read as exclusive classes.
             group: Column that says whose image it is, or a function of the row.
-            separator: Set for several labels in one cell, such as "|" in `Edema|Effusion`. "No Finding" is no label.
+            separator: Set for several labels in one cell, such as "|" in `Edema|Effusion`. "No Finding" is no label;
+                if there is only one label beside it, these two are the classes.
             split: Column with train, val or test.
             columns: Extra columns to keep. They leave the machine only because they are named here.
             positive: For two classes, the one to detect.
@@ -161,7 +173,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, id: str) -> Sample:  # noqa: A002 - the field's word
+    def __getitem__(self, id: str) -> Sample:
         try:
             return self._by_id[id]
         except KeyError:
@@ -203,7 +215,11 @@ class Dataset:
     # -- pixels -------------------------------------------------------------------------------------------------------
 
     def index(self, report: Report = silent) -> Mapping[str, PixelFacts]:
-        """Reads every image once (later from a cache by size and mtime) and returns what is known of its pixels by id."""
+        """Returns what is known of every image's pixels, by id: hash, size, channels, or why it cannot be read.
+
+        What was read once is not read again until the file's size or its time of last change differ. A program that
+        changes pixels and restores both goes unnoticed.
+        """
         from medimg.data.index import pixel_facts
 
         return pixel_facts(self.samples, report)
@@ -211,27 +227,34 @@ class Dataset:
     def rejected(self, report: Report = silent) -> dict[str, ImageRejected]:
         """Returns the images that cannot be read, by id, each with its reason."""
         facts = self.index(report)
-        return {id: fact.rejection for id, fact in facts.items() if fact.rejection is not None}  # noqa: A001
+        return {id: fact.rejection for id, fact in facts.items() if fact.rejection is not None}
 
     def without(self, ids: Iterable[str]) -> Dataset:
         """Returns the dataset without some images."""
         dropped = set(ids)
         return replace(self, samples=tuple(sample for sample in self.samples if sample.id not in dropped))
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """A hash that changes if and only if pixels, labels, splits or groups change. Names and order do not matter."""
+        """A hash that changes if and only if pixels, labels, splits or groups change.
+
+        Names of files and of groups, the order and the salt do not matter. Images that cannot be read do not count.
+        """
         with Display(self.name) as display:
             return self.fingerprint_of(self.index(display))
 
     def fingerprint_of(self, facts: Mapping[str, PixelFacts]) -> str:
         """Returns the fingerprint, given what `index` returned."""
-        lines = sorted(
-            "|".join((facts[sample.id].digest, repr(self._label_facts(sample)), sample.split or "", sample.group or ""))
-            for sample in self.samples
-            if facts[sample.id].rejection is None
-        )
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+        # A group is the set of its images, however it is called: no patient's name is in the hash.
+        groups: dict[str | None, list[str]] = {}
+        for sample in self.samples:
+            fact = facts[sample.id]
+            if fact.rejection is None:
+                line = json.dumps([fact.digest, self._label_facts(sample), sample.split])
+                groups.setdefault(sample.group, []).append(line)
+        alone = sorted(groups.pop(None, []))
+        content = json.dumps([alone, sorted(sorted(lines) for lines in groups.values())])
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     def _label_facts(self, sample: Sample) -> list[tuple[str, int | None]]:
         if isinstance(sample.labels, int):
@@ -249,7 +272,8 @@ class Dataset:
             seed: Of the draw.
 
         Raises:
-            DatasetError: A share that cannot be, or too few groups to divide.
+            DatasetError: A share that cannot be, or too few groups to divide; with `test=None`, also a patient of test
+                who has images outside it.
         """
         from medimg.data.splits import split
 
@@ -258,7 +282,8 @@ class Dataset:
     def subset(self, fraction: float = 0.1, seed: int = 0, split: Split | None = "train") -> Dataset:
         """Returns the dataset with a share of one split's groups (None: of all); the other splits stay whole.
 
-        A smaller fraction of the same seed is contained in a larger one, so that learning curves compare like with like.
+        A smaller fraction of the same seed is contained in a larger one, so that learning curves compare like with
+        like. However small the fraction, each class keeps a group.
         """
         from medimg.data.splits import subset
 
@@ -273,7 +298,7 @@ class Dataset:
         return text(self)
 
     def show(self, count: int = 4, *, split: str | None = None, seed: int = 0) -> Figure:
-        """Returns a figure with `count` random images of each class."""
+        """Returns a figure with `count` random images of each class, of one split or of all."""
         from medimg.data.summary import figure
 
         return figure(self, count=count, split=split, seed=seed)
@@ -285,19 +310,3 @@ class Dataset:
         from medimg.data.summary import html
 
         return html(self)
-
-
-def decide_task(names: Sequence[str], *, where: str) -> Literal["binary", "multiclass"]:
-    """Returns the task for exclusive classes.
-
-    Raises:
-        DatasetError: Fewer than two classes.
-    """
-    if len(names) < 2:
-        raise DatasetError(
-            f"{where}: only one class found ({listing(names)}). A classifier needs at least two, for instance the "
-            "normal images beside those with the finding"
-            + ("" if not names or is_negative(names[0]) else ". If images can show several findings or none, pass "
-               "separator= or one column a class to Dataset.from_csv")
-        )  # fmt: skip
-    return "binary" if len(names) == 2 else "multiclass"

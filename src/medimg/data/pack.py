@@ -4,15 +4,17 @@
     samples.jsonl    one line an image, in the order of the pixels: salted id and group, split, labels, named columns
     images-00000.u8  pixels: uint8 (images, height, width, channels), one channel where all of a shard's images are grey
 
-A pack is what a job receives, on every backend. Its address depends on what is in it and not on names or the salt.
+A pack is what a job receives, on every backend. Its address depends on what is in it and not on names or the salt: the
+same content under other names is the same pack with another `samples.jsonl`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medimg.config import Task
-from medimg.data.decode import as_mode, decode, read, resize
+from medimg.data.decode import Pixels, as_mode, decode, read, resize
+from medimg.data.index import digest, in_parallel
 from medimg.errors import DatasetError
 from medimg.home import atomic_write, home, locked, salt, storage_errors
-from medimg.progress import Event, Report, silent
+from medimg.progress import Event, Report, heartbeat, silent
 
 if TYPE_CHECKING:
     from medimg.data.dataset import Dataset, Sample
@@ -33,7 +36,11 @@ if TYPE_CHECKING:
 __all__ = ["Pack", "PackedSample", "address", "build"]
 
 VERSION = 1
-SHARD_IMAGES = 512  # 25 MB of grey 224-pixel images: large enough for sequential reads, small enough to redo
+SHARD_BYTES = 80_000_000  # of colour, 512 images of 224 pixels: large enough for sequential reads, small enough to redo
+MOST_IN_SHARD = 512
+
+
+_AGAIN = "Remove the folder and submit the dataset again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +87,22 @@ class Pack:
         """
         path = Path(path)
         try:
-            facts = json.loads((path / "pack.json").read_text())
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"{path} is not a complete pack: {error}") from None
-        if facts["version"] != VERSION:
-            raise DatasetError(f"{path} was packed by another version of medimg. Submit the dataset again")
-        size = facts["image_size"]
-        for shard in facts["shards"]:
-            file = path / shard["file"]
-            expected = shard["images"] * size * size * shard["channels"]
-            if not file.is_file() or file.stat().st_size != expected:
-                raise DatasetError(f"{file} is missing or incomplete. Remove {path} and submit the dataset again")
-            if verify and _digest(file) != shard["sha256"]:
-                raise DatasetError(f"{file} is damaged: its hash differs. Remove {path} and submit the dataset again")
+            facts = json.loads((path / "pack.json").read_text(encoding="utf-8"))
+            version, size, shards = facts["version"], facts["image_size"], facts["shards"]
+            files = {
+                shard["file"]: (shard["images"] * size * size * shard["channels"], shard["sha256"]) for shard in shards
+            }
+            files["samples.jsonl"] = (facts["samples_bytes"], facts["samples_sha256"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{path} is not a complete pack: {error!r}. {_AGAIN}") from None
+        if version != VERSION:
+            raise DatasetError(f"{path} was packed by another version of medimg. {_AGAIN}")
+        for name, (length, sha256) in files.items():
+            file = path / name
+            if not file.is_file() or file.stat().st_size != length:
+                raise DatasetError(f"{file} is missing or incomplete. {_AGAIN}")
+            if verify and _sha256(file) != sha256:
+                raise DatasetError(f"{file} is damaged: its hash differs. {_AGAIN}")
         return cls(path, facts)
 
     def __len__(self) -> int:
@@ -124,10 +134,13 @@ class Pack:
         """The images, in the order of the pixels."""
         found = []
         with (self.path / "samples.jsonl").open(encoding="utf-8") as lines:
-            for line in lines:
-                row = json.loads(line)
-                labels = row.pop("labels")
-                found.append(PackedSample(labels=tuple(labels) if isinstance(labels, list) else labels, **row))
+            for number, line in enumerate(lines, start=1):
+                try:
+                    row = json.loads(line)
+                    labels = row.pop("labels")
+                    found.append(PackedSample(labels=tuple(labels) if isinstance(labels, list) else labels, **row))
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise DatasetError(f"{lines.name}, line {number} is damaged: {error!r}. {_AGAIN}") from None
         return tuple(found)
 
     @cached_property
@@ -149,7 +162,8 @@ class Pack:
         rows = np.asarray(rows, np.int64)
         size = self.image_size
         out = np.empty((len(rows), size, size, self.channels), np.uint8)
-        shard_of, inside = np.divmod(rows, SHARD_IMAGES)
+        each = self.facts["shards"][0]["images"] if self.facts["shards"] else 1  # the last may have fewer
+        shard_of, inside = np.divmod(rows, each)
         for number in np.unique(shard_of):
             chosen = shard_of == number
             out[chosen] = self._shards[number][inside[chosen]]  # a grey shard is repeated over three channels
@@ -164,17 +178,22 @@ class Pack:
         return np.array(labels, np.int64)
 
 
-def address(dataset: Dataset, fingerprint: str, image_size: int) -> str:
+def address(dataset: Dataset, facts: Mapping[str, PixelFacts], image_size: int) -> str:
     """Returns the pack's name: a hash of all that decides its content."""
-    content = [VERSION, fingerprint, dataset.classes, dataset.task, dataset.positive, image_size, dataset.keep]
     # Named columns are no part of the fingerprint, but they are in the pack.
-    content.append(sorted(repr(sorted(sample.columns.items())) for sample in dataset.samples) if dataset.keep else [])
+    named = [
+        [facts[sample.id].digest, _named(dataset, sample)]
+        for sample in dataset.samples
+        if dataset.keep and facts[sample.id].rejection is None
+    ]
+    content = [
+        VERSION, dataset.fingerprint_of(facts), dataset.classes, dataset.task, dataset.positive, image_size,
+        dataset.keep, sorted(named, key=repr),
+    ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
 
-def build(
-    dataset: Dataset, image_size: int, *, facts: Mapping[str, PixelFacts], report: Report = silent
-) -> Path:
+def build(dataset: Dataset, image_size: int, *, facts: Mapping[str, PixelFacts], report: Report = silent) -> Path:
     """Returns the folder of the dataset's pack, building what is missing of it.
 
     A build that was cut off goes on where it stopped; two at once make one pack.
@@ -183,81 +202,92 @@ def build(
         dataset: What to pack; images that cannot be read are left out.
         image_size: Side in pixels.
         facts: What `dataset.index()` returned.
-        report: Told of each finished shard.
+        report: Told of progress.
 
     Raises:
+        DatasetError: An image has changed since it was indexed.
+        ImageRejected: It can no longer be read.
         StorageError: The disk is full; finished shards are kept.
     """
-    name = address(dataset, dataset.fingerprint_of(facts), image_size)
+    name = address(dataset, facts, image_size)
     final = home() / "packs" / name
-    # The order is that of the pixels' hashes: the same content gives the same pack, however the files are called.
+    building = final.with_name(f".{name}.building")
+    # The order is that of the pixels' hashes: the same content gives the same shards, however the files are called.
     samples = sorted(
         (sample for sample in dataset.samples if facts[sample.id].rejection is None),
         key=lambda sample: (facts[sample.id].digest, repr(sample.labels), sample.split or "", sample.group or ""),
     )
-    with storage_errors(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with locked(final.parent / f".{name}.lock"):
-            if not (final / "pack.json").exists():
-                building = final.parent / f".{name}.building"
-                building.mkdir(exist_ok=True)
-                shards = _write_shards(building, samples, facts, image_size, report)
-                _write_manifest(building, dataset, samples, shards, image_size)
-                building.rename(final)
-            elif _ids_of(final) != [sample.id for sample in samples]:
-                # The same pixels under other names, or with another salt: only the manifest's ids differ.
-                atomic_write(final / "samples.jsonl", _manifest_lines(dataset, samples))
+    lines = _manifest_lines(dataset, samples)
+    with storage_errors(final), ExitStack() as held:
+        with heartbeat("packing", report):  # another process may be building the same pack
+            held.enter_context(locked(final.with_name(f".{name}.lock")))
+        known = _whole(final)
+        if known is None:
+            shutil.rmtree(final, ignore_errors=True)
+            building.mkdir(exist_ok=True)
+            for half in building.glob(".*"):  # what a killed build was writing
+                half.unlink()
+            shards = _write_shards(building, samples, facts, image_size, report)
+            _write_manifest(building, _describe(dataset, image_size, shards), lines)
+            building.rename(final)
+        elif known["samples_sha256"] != hashlib.sha256(lines).hexdigest():
+            _write_manifest(final, known, lines)  # other names or another salt: only the ids differ
     return final
 
 
-def _digest(file: Path) -> str:
+def _whole(folder: Path) -> Mapping[str, Any] | None:
+    try:
+        return Pack.open(folder).facts
+    except DatasetError:
+        return None
+
+
+def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _shard_images(size: int) -> int:
+    """Returns how many images each shard but the last has."""
+    return max(1, min(MOST_IN_SHARD, SHARD_BYTES // (3 * size * size)))
 
 
 def _write_shards(
     folder: Path, samples: Sequence[Sample], facts: Mapping[str, PixelFacts], size: int, report: Report
 ) -> list[dict[str, Any]]:
-    from medimg.data.index import workers
-
     shards = []
     report(Event("stage", "packing", 0, len(samples)))
-    with ThreadPoolExecutor(workers()) as pool:
-        for start in range(0, len(samples), SHARD_IMAGES):
-            part = samples[start : start + SHARD_IMAGES]
-            note = folder / f"images-{start // SHARD_IMAGES:05d}.json"
-            if note.exists():
-                shards.append(json.loads(note.read_text()))
-            else:
-                shards.append(_write_shard(note, part, facts, size, pool, report, start, len(samples)))
-            report(Event("stage", "packing", start + len(part), len(samples)))
+    step = _shard_images(size)
+    for start in range(0, len(samples), step):
+        part = samples[start : start + step]
+        channels = max(facts[sample.id].channels for sample in part)
+        file = folder / f"images-{start // step:05d}.u8"
+        if not file.exists():  # it is written whole or not at all, so one that is there is right
+            pixels = np.empty((len(part), size, size, channels), np.uint8)
+            images = in_parallel(lambda sample: _image(sample, facts[sample.id].digest, size), part)
+            with closing(images):
+                for number, image in enumerate(images):
+                    pixels[number] = as_mode(image, 3 if channels == 3 else 1)
+                    if number % 16 == 15:
+                        report(Event("stage", "packing", start + number + 1, len(samples)))
+            atomic_write(file, pixels.data)
+        shards.append({"file": file.name, "images": len(part), "channels": channels, "sha256": _sha256(file)})
+        report(Event("stage", "packing", start + len(part), len(samples)))
     return shards
 
 
-def _write_shard(
-    note: Path, part: Sequence[Sample], facts: Mapping[str, PixelFacts], size: int, pool: ThreadPoolExecutor,
-    report: Report, before: int, total: int,
-) -> dict[str, Any]:  # fmt: skip
-    channels = max(facts[sample.id].channels for sample in part)
-    pixels = np.empty((len(part), size, size, channels), np.uint8)
-
-    def fill(position: int) -> None:
-        sample = part[position]
-        decoded = resize(decode(read(sample.path), name=sample.path.name), (size, size))
-        pixels[position] = as_mode(decoded, 3 if channels == 3 else 1)
-
-    for number, _ in enumerate(pool.map(fill, range(len(part)), chunksize=8), start=1):
-        if number % 64 == 0:
-            report(Event("stage", "packing", before + number, total))
-    file = note.with_suffix(".u8")
-    atomic_write(file, pixels.data)
-    shard = {"file": file.name, "images": len(part), "channels": channels, "sha256": hashlib.sha256(pixels).hexdigest()}
-    # The note is written after the pixels: where it is, the shard is whole.
-    atomic_write(note, json.dumps(shard))
-    return shard
+def _image(sample: Sample, expected: str, size: int) -> Pixels:
+    pixels = decode(read(sample.path), name=str(sample.path))
+    if digest(pixels) != expected:
+        raise DatasetError(f"{sample.path} has changed since the dataset was read. Submit the dataset again")
+    return resize(pixels, (size, size))
 
 
-def _manifest_lines(dataset: Dataset, samples: Sequence[Sample]) -> str:
+def _named(dataset: Dataset, sample: Sample) -> dict[str, str]:
+    return {name: sample.columns.get(name, "") for name in dataset.keep}
+
+
+def _manifest_lines(dataset: Dataset, samples: Sequence[Sample]) -> bytes:
     from medimg.data.folder import salted
 
     key = salt()
@@ -268,17 +298,14 @@ def _manifest_lines(dataset: Dataset, samples: Sequence[Sample]) -> str:
             labels=sample.labels,
             split=sample.split,
             group=None if sample.group is None else salted("group", sample.group, key),
-            columns={name: sample.columns[name] for name in dataset.keep},
+            columns=_named(dataset, sample),
         )
-        lines.append(json.dumps(asdict(packed), ensure_ascii=False))
-    return "\n".join(lines) + "\n"
+        lines.append(json.dumps(asdict(packed)) + "\n")
+    return "".join(lines).encode()
 
 
-def _write_manifest(
-    folder: Path, dataset: Dataset, samples: Sequence[Sample], shards: list[dict[str, Any]], size: int
-) -> None:
-    atomic_write(folder / "samples.jsonl", _manifest_lines(dataset, samples))
-    facts = {
+def _describe(dataset: Dataset, size: int, shards: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
         "version": VERSION,
         "classes": dataset.classes,
         "task": dataset.task,
@@ -286,11 +313,10 @@ def _write_manifest(
         "image_size": size,
         "shards": shards,
     }
-    for note in folder.glob("images-*.json"):
-        note.unlink()
+
+
+def _write_manifest(folder: Path, facts: Mapping[str, Any], lines: bytes) -> None:
+    """Writes the lines and then, with their hash, what makes the pack whole."""
+    atomic_write(folder / "samples.jsonl", lines)
+    facts = {**facts, "samples_bytes": len(lines), "samples_sha256": hashlib.sha256(lines).hexdigest()}
     atomic_write(folder / "pack.json", json.dumps(facts, ensure_ascii=False, indent=1))
-
-
-def _ids_of(folder: Path) -> list[str]:
-    with (folder / "samples.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line)["id"] for line in lines]

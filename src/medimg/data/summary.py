@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import random
+import warnings
 from collections import Counter
 from html import escape
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+
 from medimg.data.decode import decode, read
-from medimg.data.labels import listing
-from medimg.data.splits import LEAST_PER_CLASS
-from medimg.errors import ImageRejected
+from medimg.data.labels import amount, listing
+from medimg.data.splits import absent, scarce
+from medimg.errors import DatasetError, ImageRejected
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,19 +24,22 @@ if TYPE_CHECKING:
 __all__ = ["figure", "html", "text"]
 
 _HEADERS_READ = 300  # sizes are read from the headers of this many images, evenly spread
+_MOST_CLASSES = 40  # of a longer list nobody reads the end
 
 
 def _sizes(dataset: Dataset) -> str:
     from PIL import Image
 
     step = max(1, len(dataset) // _HEADERS_READ)
-    sizes = Counter()
-    for sample in dataset.samples[::step]:
-        try:
-            with Image.open(sample.path) as image:
-                sizes[image.size] += 1
-        except Exception:  # noqa: S112, PERF203 - a header that cannot be read is `rejected()`'s to explain
-            continue
+    sizes: Counter[tuple[int, int]] = Counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for sample in dataset.samples[::step]:
+            try:
+                with Image.open(sample.path) as image:
+                    sizes[image.size] += 1
+            except Exception:  # noqa: S112 - a header that cannot be read is `rejected()`'s to explain
+                continue
     if not sizes:
         return "unreadable"
     if len(sizes) == 1:
@@ -43,47 +50,54 @@ def _sizes(dataset: Dataset) -> str:
 
 
 def _warnings(dataset: Dataset) -> list[str]:
-    found = list(dataset.notices)
+    found = [*dataset.notices, *absent(dataset)]
     leaking = dataset.groups_in_two_splits()
     if leaking:
-        found.append(f"{len(leaking):,} groups are in more than one split: {listing(leaking, most=3)}")
+        found.append(f"{amount(len(leaking), 'group')} in more than one split: {listing(leaking, most=3)}")
     if all(sample.group is None for sample in dataset.samples):
         found.append("no patient key: pass group= if a patient can have several images")
-    if "train" in dataset.splits and dataset.task != "multilabel":
-        few = {name: count for name, count in dataset.counts("val").items() if count < LEAST_PER_CLASS}
-        if few:
-            found.append(
-                f"validation has fewer than {LEAST_PER_CLASS} images of {listing(few)}: training cuts its own by group"
-            )
+    if not dataset.splits:
+        found.append("no splits: call .split(), or training divides by group")
+    elif not dataset.of("val"):
+        found.append("no validation split: training cuts one out of train by group")
+    elif few := scarce(dataset, "val"):
+        found.append(f"validation is too small ({listing(few)}): training cuts its own out of train by group")
     return found
 
 
 def _table(dataset: Dataset) -> tuple[list[str], list[list[str]]]:
-    splits = [*dataset.splits] or [None]
-    header = ["", *(split or "all" for split in splits)]
-    by_split = {split: dataset.counts(split) for split in splits}
+    splits: list[str | None] = [*dataset.splits] or [None]
+    counts = [dataset.counts(split) for split in splits]
+    parts = [dataset.of(split) for split in splits]
     rows = [
-        [name + (" (positive)" if name == dataset.positive else ""), *(f"{by_split[split][name]:,}" for split in splits)]
-        for name in dataset.classes
+        [name + (" (positive)" if name == dataset.positive else ""), *(f"{count[name]:,}" for count in counts)]
+        for name in dataset.classes[:_MOST_CLASSES]
     ]
-    rows.append(["images", *(f"{len(dataset.of(split)):,}" for split in splits)])
+    if len(dataset.classes) > _MOST_CLASSES:
+        rows.append([f"and {len(dataset.classes) - _MOST_CLASSES:,} more", *("" for _ in splits)])
+    if dataset.task == "multilabel":
+        rows.append(["none of these", *(f"{sum(not dataset.label_names(s) for s in part):,}" for part in parts)])
+    rows.append(["images", *(f"{len(part):,}" for part in parts)])
     if any(sample.group is not None for sample in dataset.samples):
-        groups = [f"{len({s.group for s in dataset.of(split) if s.group is not None}):,}" for split in splits]
-        rows.append(["groups", *groups])
-    return header, rows
+        rows.append(["groups", *(f"{len({s.group for s in part if s.group is not None}):,}" for part in parts)])
+    return ["", *(split or "all" for split in splits)], rows
 
 
 def _title(dataset: Dataset) -> str:
-    return f"{dataset.name}: {len(dataset):,} images, {len(dataset.classes)} classes, {dataset.task}, {_sizes(dataset)}"
+    kind = "labels" if dataset.task == "multilabel" else "classes"
+    images = amount(len(dataset), "image")
+    return f"{dataset.name}: {images}, {len(dataset.classes)} {kind}, {dataset.task}, {_sizes(dataset)}"
 
 
 def text(dataset: Dataset) -> str:
     """Returns the summary as aligned text."""
     header, rows = _table(dataset)
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
     lines = [_title(dataset)]
     for row in [header, *rows]:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        # Chinese characters take two columns of a terminal, accents of their own none: str.ljust would count one.
+        pads = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = [row[0] + pads[0], *(pad + cell for pad, cell in zip(pads[1:], row[1:], strict=True))]
         lines.append("  " + "  ".join(cells))
     lines.extend(f"  ! {warning}" for warning in _warnings(dataset))
     return "\n".join(lines)
@@ -94,7 +108,7 @@ def html(dataset: Dataset) -> str:
     header, rows = _table(dataset)
     head = "".join(f"<th style='text-align:right'>{escape(cell)}</th>" for cell in header)
     body = "".join(
-        f"<tr><th style='text-align:left'>{escape(row[0])}</th>"
+        f"<tr><th style='text-align:left' dir='auto'>{escape(row[0])}</th>"
         + "".join(f"<td style='text-align:right'>{escape(cell)}</td>" for cell in row[1:])
         + "</tr>"
         for row in rows
@@ -111,15 +125,33 @@ def figure(dataset: Dataset, *, count: int, split: str | None, seed: int) -> Fig
     """Returns a figure with `count` random images of each class, one row a class."""
     from matplotlib.figure import Figure
 
+    class Sheet(Figure):
+        """A figure that notebooks show without pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            stream = io.BytesIO()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a class name in a script without a font
+                self.savefig(stream, format="png")
+            return stream.getvalue()
+
     pool = dataset.samples if split is None else dataset.of(split)
+    if not dataset.samples:
+        raise DatasetError("the dataset has no images")
+    if not pool:
+        raise DatasetError(f"there is no {split} split. Splits: {listing(dataset.splits) or 'none'}")
+    if count < 1:
+        raise DatasetError(f"count={count}: at least one image of each class")
+    names = dataset.classes[:_MOST_CLASSES]
     draw = random.Random(seed)  # noqa: S311 - which pictures to show is no secret
-    drawing = Figure(figsize=(2.1 * count, 2.3 * len(dataset.classes)), layout="constrained")
-    axes = drawing.subplots(len(dataset.classes), count, squeeze=False)
-    for row, name in enumerate(dataset.classes):
+    sheet = Sheet(figsize=(2.1 * count, 2.3 * len(names)), layout="constrained")
+    axes = sheet.subplots(len(names), count, squeeze=False)
+    for row, name in enumerate(names):
         shown = [sample for sample in pool if name in dataset.label_names(sample)]
         draw.shuffle(shown)
-        for column in range(count):
-            axis = axes[row][column]
+        # A name may hold $, which matplotlib would read as a formula.
+        axes[row][0].set_title(name, loc="left", fontsize=10, parse_math=False)
+        for column, axis in enumerate(axes[row]):
             axis.set_axis_off()
             if column < len(shown):
                 sample = shown[column]
@@ -127,6 +159,4 @@ def figure(dataset: Dataset, *, count: int, split: str | None, seed: int) -> Fig
                     axis.imshow(decode(read(sample.path), name=sample.path.name), cmap="gray", vmin=0, vmax=255)
                 except ImageRejected as rejection:
                     axis.text(0.5, 0.5, rejection.code, ha="center", va="center")
-            if column == 0:
-                axis.set_title(name, loc="left", fontsize=10)
-    return drawing
+    return sheet

@@ -43,8 +43,7 @@ $notices
 <section><h2>In numbers</h2>$table</section>
 $classes
 <section><h2>Curves and counts</h2>
-<p class="hint">All on $headline images$unless.</p>
-<div class="plots">$plots</div></section>
+<p class="hint">All on $headline images$unless.</p><div class="plots">$plots</div></section>
 $record
 </main>
 <footer><p>Made by medimg, software for research and teaching. Not a medical device; not for diagnosis.</p></footer>
@@ -55,7 +54,7 @@ $record
 _CAPTIONS = {
     "roc": (
         "Receiver operating characteristic",
-        "Sensitivity against false alarms over all thresholds. Ring: the frozen threshold. Dashed diagonal: chance.",
+        "Sensitivity against false alarms over all thresholds. Dashed diagonal: chance.",
     ),
     "precision_recall": (
         "Precision and recall",
@@ -73,15 +72,14 @@ _CAPTIONS = {
 def page(report: Report) -> str:
     """Returns the whole page."""
     headline = report.splits[report.headline]
-    name = _model_name(report.record)
-    marked = [one for one in headline.per_class if one.threshold is not None]
+    name, classes = _model_name(report.record), list(headline.confusion)
     return _PAGE.substitute(
         title=escape(f"{name or 'medimg'}: evaluation report"),
         style=resources.files("medimg.evaluation").joinpath("page.css").read_text(encoding="utf-8"),
         model=f" · {escape(name)}" if name else "",
         question=escape(question(report)),
         asked=escape(asked(report)),
-        among=_among(list(headline.confusion)),
+        among=f'<p class="among">{escape(" · ".join(classes))}</p>' if len(classes) > 4 else "",
         tiles="".join(_tiles(headline)),
         findings="".join(f"<p>{escape(sentence)}</p>" for sentence in findings(report)),
         notices=_notices(report.notices),
@@ -89,8 +87,8 @@ def page(report: Report) -> str:
         table=_table(report),
         classes=_classes(headline) if len(headline.per_class) > 1 else "",
         headline=escape(split_name(report.headline)),
-        unless=", at the frozen thresholds where one is needed" if marked else "",
-        plots="".join(_plot(key, figure) for key, figure in report.figures.items()),
+        unless=", at the frozen thresholds where one is needed" if report.thresholds.values else "",
+        plots="".join(_plot(key, figure, headline) for key, figure in report.figures.items()),
         record=_record(report.record),
     )
 
@@ -110,11 +108,6 @@ def fragment(report: Report) -> str:
         f'<table style="border:0"><tr style="background:none">{tiles}</tr></table>'
         f"{''.join(f'<p>{escape(sentence)}</p>' for sentence in findings(report))}{warned}"
     )
-
-
-def _among(classes: list[str]) -> str:
-    # The question names a few classes itself.
-    return f'<p class="among">{escape(" · ".join(classes))}</p>' if len(classes) > 4 else ""
 
 
 def _model_name(record: Mapping[str, Any]) -> str:
@@ -258,8 +251,14 @@ def _short(value: str) -> str:
     return "–" if value == "not estimable" else value
 
 
-def _plot(key: str, figure: Plot) -> str:
+def _plot(key: str, figure: Plot, metrics: Metrics) -> str:
     name, caption = _CAPTIONS[key]
+    if key == "roc" and metrics.task != "multiclass":
+        caption += " Ring: the frozen threshold."
+    if key == "confusion" and metrics.task == "multilabel":
+        caption = (
+            "Images, and their share of those with the label (found, missed) or without it (false alarm, cleared)."
+        )
     width, height = figure.get_size_inches()
     wide = " wide" if width > 6.6 else ""
     source = base64.b64encode(figure.svg()).decode()
@@ -293,8 +292,6 @@ def _value(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int):
-        return str(value)
     if isinstance(value, (list, tuple)) and all(isinstance(one, (str, int, float)) for one in value):
         return escape(", ".join(str(one) for one in value)) or "none"
     if isinstance(value, (Mapping, list, tuple)):

@@ -92,10 +92,12 @@ def _columns(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float | Non
 
 def _facts(record: ModelRecord) -> dict[str, Any]:
     config = record.config.model_dump(mode="json")
-    return {
-        "model": {"architecture": config.pop("model"), "options": config.pop("model_options") or "none", "job": record.job,
-                  "created": record.created, "runtimes": ", ".join(record.runtimes)},
-        "data": {"classes": ", ".join(record.classes), "task": record.task, **record.data},
-        "configuration": config,
-        "environment": record.versions,
-    }  # fmt: skip
+    model = {
+        "architecture": config.pop("model"),
+        "options": config.pop("model_options") or "none",
+        "job": record.job,
+        "created": record.created,
+        "runtimes": ", ".join(record.runtimes),
+    }
+    data = {"classes": ", ".join(record.classes), "task": record.task, **record.data}
+    return {"model": model, "data": data, "configuration": config, "environment": record.versions}

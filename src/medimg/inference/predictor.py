@@ -40,7 +40,7 @@ class Predictor:
         self.model = model
         self.runtime = open_runtime(model, runtime)
 
-    def prepare(self, image: ImageLike, *, name: str = "image") -> np.ndarray:
+    def prepare(self, image: ImageLike, *, name: str | None = None) -> np.ndarray:
         """Returns an image as the network takes it: uint8 (height, width, channels).
 
         Raises:
@@ -54,7 +54,7 @@ class Predictor:
         """Returns one probability for each class, float64 (n, classes), for prepared images (n, h, w, channels)."""
         return distribution(self.model.record, self.runtime.outputs(images))
 
-    def predict(self, image: ImageLike, *, name: str = "image") -> Prediction:
+    def predict(self, image: ImageLike, *, name: str | None = None) -> Prediction:
         """Returns the decision for one image.
 
         Raises:

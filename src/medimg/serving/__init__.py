@@ -1,0 +1,1 @@
+"""Serving a model over HTTP; `python -m medimg.serving` runs the server."""

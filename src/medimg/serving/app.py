@@ -33,7 +33,7 @@ def build_app(predictor: Predictor, *, key_hash: str | None, workers: int, on_st
     pool = ThreadPoolExecutor(workers, thread_name_prefix="predict")
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> Any:
+    async def lifespan(_: FastAPI) -> Any:
         on_start()
         yield
         pool.shutdown(wait=True)

@@ -17,13 +17,15 @@ def card(record: ModelRecord, report: Report) -> str:
     for name in names:
         values = [record.metrics[split].get(name) for split in splits]
         table.append(f"| {name} | {' | '.join('–' if value is None else f'{value:.3f}' for value in values)} |")
-    thresholds = ", ".join(f"{name} ≥ {value:.4f}" for name, value in record.thresholds.items()) or "most probable class"
+    thresholds = (
+        ", ".join(f"{name} ≥ {value:.4f}" for name, value in record.thresholds.items()) or "most probable class"
+    )
     positive = f" The finding to detect is **{record.positive}**." if record.positive else ""
     notices = "\n".join(f"- {notice}" for notice in report.notices) or "- none"
     return f"""# {record.config.model}: {", ".join(record.classes)}
 
-A {record.task} image classifier.{positive} Research use only: this is not a medical device, and nobody has checked it for
-patients other than those it was tested on.
+A {record.task} image classifier.{positive} Research use only: this is not a medical device, and nobody has checked it
+for patients other than those it was tested on.
 
 ## Data
 {counts} images at {record.preprocessing.image_size} × {record.preprocessing.image_size} pixels. Fingerprint

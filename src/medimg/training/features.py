@@ -38,7 +38,8 @@ class PackSource:
 
     def y(self, rows: np.ndarray) -> np.ndarray:
         """Returns encoded targets."""
-        return self._y[rows]
+        part: np.ndarray = self._y[rows]
+        return part
 
 
 class FeatureSource:
@@ -57,11 +58,13 @@ class FeatureSource:
 
     def x(self, rows: np.ndarray) -> np.ndarray:
         """Returns features: float32 (n, d)."""
-        return self._features[rows]
+        part: np.ndarray = self._features[rows]
+        return part
 
     def y(self, rows: np.ndarray) -> np.ndarray:
         """Returns encoded targets."""
-        return self._y[rows]
+        part: np.ndarray = self._y[rows]
+        return part
 
 
 def compute(

@@ -79,6 +79,7 @@ class _State:
     phase: str
     epoch: int = 0
     step: int = 0
+    loss: float = 0.0  # sum over this epoch's rows so far
     history: list[dict[str, Any]] = field(default_factory=list)
     best_loss: float = float("inf")
     best_epoch: int = -1
@@ -135,10 +136,9 @@ class _Run:
         self.steps = -(-len(phase.train) // phase.batch_size)
 
     def _variables(self) -> list[Any]:
-        # model.variables has the seed generators of dropout and augmentation among them; the metrics' variables are the
-        # running mean of the loss.
+        # model.variables has the seed generators of dropout and augmentation among them.
         model = self.phase.model
-        return [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+        return [*model.variables, *model.optimizer.variables]
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -152,7 +152,9 @@ class _Run:
         self.best = list(found.arrays.get("best", []))
         if not self.state.finished:
             self.report(
-                Event("log", self.phase.name, message=f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
+                Event(
+                    "log", self.phase.name, message=f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}"
+                )
             )
 
     def save(self) -> None:
@@ -177,7 +179,7 @@ class _Run:
             if row["val_loss"] < state.best_loss:
                 state.best_loss, state.best_epoch = row["val_loss"], state.epoch
                 self.best = [np.asarray(weight) for weight in phase.judged.weights]
-            state.epoch, state.step = state.epoch + 1, 0
+            state.epoch, state.step, state.loss = state.epoch + 1, 0, 0.0
             waited = state.epoch - 1 - state.best_epoch
             state.finished = state.epoch >= phase.epochs or (phase.patience is not None and waited >= phase.patience)
             self.save()
@@ -190,29 +192,28 @@ class _Run:
         phase, state = self.phase, self.state
         # The order is a function of seed and epoch, so that it need not be saved.
         order = np.random.Generator(np.random.Philox(key=[phase.seed, state.epoch])).permutation(len(phase.train))
-        loss = 0.0
-        if state.step == 0:
-            phase.model.reset_metrics()
         reported = time.monotonic()
         self._progress()
         while state.step < self.steps:
             rows = order[state.step * phase.batch_size : (state.step + 1) * phase.batch_size]
             y, weights = phase.balance.weigh(phase.train.y(rows), phase.task)
-            loss = self.step(phase.train.x(rows), y, weights)
+            state.loss += self.step(phase.train.x(rows), y, weights) * len(rows)
             state.step += 1
             now = time.monotonic()
             if now - reported > 0.5:
-                self._progress(loss)
+                self._progress()
                 reported = now
             if state.step < self.steps and (now - self.saved > self.every_seconds or self.stopping()):
                 self.save()
                 self._maybe_stop()
-        return loss
+        return state.loss / len(phase.train)
 
-    def _progress(self, loss: float | None = None) -> None:
+    def _progress(self) -> None:
         phase, state = self.phase, self.state
         done, total = state.epoch * self.steps + state.step, phase.epochs * self.steps
-        note = f"epoch {state.epoch + 1}/{phase.epochs}" + ("" if loss is None else f"  loss {loss:.4f}")
+        note = f"epoch {state.epoch + 1}/{phase.epochs}"
+        if state.step:
+            note += f"  loss {state.loss / min(state.step * phase.batch_size, len(phase.train)):.4f}"
         self.report(Event("stage", phase.name, done, total, message=note))
 
     def _maybe_stop(self) -> None:

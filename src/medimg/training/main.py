@@ -51,6 +51,7 @@ class Stop:
         self.asked = True
 
     def __call__(self) -> bool:
+        """Tells whether the job was asked to end."""
         return self.asked
 
     def check(self) -> None:

@@ -117,18 +117,25 @@ class _Training:
         if not len(rows):
             raise DatasetError(f"the pack has no {split} images")
         targets = self.pack.targets(rows)
-        return PackSource(self.pack, rows, encode(targets, self.pack.task, self.pack.classes, self.pack.facts["positive"]))
+        return PackSource(
+            self.pack, rows, encode(targets, self.pack.task, self.pack.classes, self.pack.facts["positive"])
+        )
 
     def fit(self, classifier: Classifier, devices: Devices) -> list[dict[str, Any]]:
         """Trains the classifier in place and returns the history."""
         train, val = self.source("train"), self.source("val")
         balance = Balance.of(
-            train.y(np.arange(len(train))), self.pack.task, self.outputs, balanced=self.config.class_weight == "balanced"
+            train.y(np.arange(len(train))),
+            self.pack.task,
+            self.outputs,
+            balanced=self.config.class_weight == "balanced",
         )
         augment = self.config.augmentation
         if self.spec.inputs.get("weights") is None or classifier.backbone is None:
-            rate = self.config.learning_rate or 1e-3
-            return self._phase("fitting", classifier.model, devices, train, val, balance, rate, self.config.epochs, augment)
+            return self._phase(
+                "fitting", classifier.model, devices, train, val, balance, self.config.learning_rate,
+                self.config.epochs, augment,
+            )  # fmt: skip
         assert classifier.head is not None  # noqa: S101 - a backbone comes with a head
         if augment is not None and not self.config.fine_tune_epochs:
             emit(Event("log", message="augmentation is unused: the backbone is frozen and its features computed once"))
@@ -139,7 +146,7 @@ class _Training:
             features = self._features(classifier, devices, {"train": train, "val": val})
             history = self._phase(
                 "fitting", classifier.head, devices, features["train"], features["val"], balance,
-                self.config.learning_rate or 1e-2, self.config.epochs, None,
+                self.config.learning_rate, self.config.epochs, None,
             )  # fmt: skip
         if self.config.fine_tune_epochs:
             models.top_layers(classifier, self.config.fine_tune_fraction)
@@ -222,9 +229,7 @@ class _Training:
             classes=self.pack.classes,
             task=self.pack.task,
             positive=self.pack.facts["positive"],
-            preprocessing=Preprocessing(
-                image_size=self.pack.image_size, channels=1 if self.pack.channels == 1 else 3
-            ),
+            preprocessing=Preprocessing(image_size=self.pack.image_size, channels=1 if self.pack.channels == 1 else 3),
             config=self.config,
             data={"fingerprint": self.spec.data, "pack": self.spec.pack, "counts": _counts(self.pack)},
             versions={**_versions(), "python": platform.python_version()},

@@ -59,10 +59,10 @@ class Devices:
 
     def scope(self) -> AbstractContextManager[Any]:
         """Returns the context in which the network must be built."""
-        return nullcontext() if self.strategy is None else self.strategy.scope()  # type: ignore[no-any-return]
+        return nullcontext() if self.strategy is None else self.strategy.scope()
 
     def step(self, model: keras.Model) -> Callable[[np.ndarray, np.ndarray, np.ndarray], float]:
-        """Returns a function that trains on one batch (x, y, weights) and gives the epoch's mean loss so far."""
+        """Returns a function that trains on one batch (x, y, weights) and gives its loss."""
         if self.strategy is None:
 
             def single(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
@@ -101,11 +101,10 @@ class Devices:
             def part(array: np.ndarray) -> Any:
                 # train_on_batch would hand every replica the whole batch.
                 return strategy.experimental_distribute_values_from_function(
-                    lambda context: tf.constant(
-                        array[context.replica_id_in_sync_group * share :][:share]
-                    )
+                    lambda context: tf.constant(array[context.replica_id_in_sync_group * share :][:share])
                 )
 
+            model.reset_metrics()
             run(part(x), part(y), part(weights))
             return float(model.get_metrics_result()["loss"])
 

@@ -68,7 +68,9 @@ class Tracker:
     def _try(self, action: Any, *arguments: Any) -> None:
         try:
             action(*arguments)
-        except Exception as error:  # noqa: BLE001 - whatever a tracking server does, the training goes on
+        except Exception as error:  # whatever a tracking server does, the training goes on
             self._client = None
             text = str(error).strip().splitlines()
-            self._report(Event("warning", message=f"MLflow tracking stopped: {text[0] if text else type(error).__name__}"))
+            self._report(
+                Event("warning", message=f"MLflow tracking stopped: {text[0] if text else type(error).__name__}")
+            )

@@ -53,4 +53,4 @@ def encode(targets: np.ndarray, task: str, classes: tuple[str, ...], positive: s
     if task == "binary":
         index = classes.index(str(positive))
         return (targets == index).astype(np.float32)[:, None]
-    return targets
+    return np.asarray(targets)

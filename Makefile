@@ -1,0 +1,47 @@
+# Each target sets up what it needs in $(VENV) first, and does so again only when the requirements change.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt --build-constraint constraints.txt
+
+.PHONY: help demo test check docs
+
+help:
+	@echo "make demo    train, evaluate, register, serve and ask a small network on synthetic pictures"
+	@echo "make test    run the tests"
+	@echo "make check   lint, format, types, layers"
+	@echo "make docs    check the links and the reference"
+
+demo: $(VENV)/.core
+	$(BIN)/medimg demo --folder build/demo
+
+test: $(VENV)/.dev
+	$(BIN)/pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.core
+	$(BIN)/python docs/check.py
+
+$(VENV)/.python:
+	@($(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))') 2>/dev/null || { \
+	  found=$$( ($(PYTHON) --version) 2>/dev/null || echo missing); \
+	  echo "medimg needs Python 3.11, 3.12 or 3.13, but '$(PYTHON)' is $$found." >&2; \
+	  echo "Name another one: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@# The pip that comes with Python may not know --build-constraint.
+	$(PIP) install --quiet --upgrade --constraint constraints.txt pip
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[dev]'
+	@touch $(VENV)/.core $@

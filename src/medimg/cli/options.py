@@ -1,0 +1,170 @@
+"""What several commands share: options of a dataset, and how a model is named on a command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medimg.errors import NotFoundError, did_you_mean
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from medimg.artifact import ModelFolder
+    from medimg.backends.base import Backend
+    from medimg.data.dataset import Dataset
+
+__all__ = [
+    "BackendName",
+    "Csv",
+    "Folder",
+    "Group",
+    "GroupColumn",
+    "LabelColumns",
+    "PathColumn",
+    "Positive",
+    "Separator",
+    "SplitColumn",
+    "console",
+    "find_model",
+    "open_backend",
+    "read_dataset",
+]
+
+_DATA = "Data"
+_TABLE = "Data from a table"
+_WIDTH_OF_A_FILE = 200  # columns, where the output is no terminal: wide enough that no id is cut
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Folder with CLASS/image or SPLIT/CLASS/image; with --csv, of the images.")
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX", rich_help_panel=_DATA, help=r"Whose image it is, from its path, such as 'patient(\d+)'."
+    ),
+]
+Positive = Annotated[
+    str | None, typer.Option(metavar="CLASS", rich_help_panel=_DATA, help="Of two classes, the one to detect.")
+]
+Csv = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", rich_help_panel=_TABLE, help="Table with a row an image, instead of class folders."),
+]
+PathColumn = Annotated[
+    str | None, typer.Option("--path", metavar="COLUMN", rich_help_panel=_TABLE, help="Of the table: the image's file.")
+]
+LabelColumns = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="COLUMN[,COLUMN]",
+        rich_help_panel=_TABLE,
+        help="Of the table: the class, or one column a class.",
+    ),
+]
+Separator = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", rich_help_panel=_TABLE, help="Between several labels in one cell, such as '|'."),
+]
+GroupColumn = Annotated[
+    str | None, typer.Option(metavar="COLUMN", rich_help_panel=_TABLE, help="Of the table: the patient.")
+]
+SplitColumn = Annotated[
+    str | None, typer.Option(metavar="COLUMN", rich_help_panel=_TABLE, help="Of the table: train, val or test.")
+]
+BackendName = Annotated[str, typer.Option("--backend", metavar="NAME", help="Where it runs.")]
+
+
+def console() -> Console:
+    """Returns the console for tables; text that comes from the user is never read as markup."""
+    import sys
+
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def open_backend(name: str) -> Backend:
+    """Returns the backend of that name."""
+    import medimg
+
+    return medimg.backend(name)
+
+
+def read_dataset(
+    folder: Path,
+    *,
+    group: str | None,
+    positive: str | None,
+    csv: Path | None,
+    path: str | None,
+    labels: str | None,
+    separator: str | None,
+    group_column: str | None,
+    split_column: str | None,
+) -> Dataset:
+    """Returns the dataset that the options describe.
+
+    Raises:
+        typer.BadParameter: Options that do not go together.
+    """
+    from medimg.data.dataset import Dataset
+
+    if csv is None:
+        of_tables = {
+            "--path": path,
+            "--labels": labels,
+            "--separator": separator,
+            "--group-column": group_column,
+            "--split-column": split_column,
+        }
+        if given := [name for name, value in of_tables.items() if value is not None]:
+            raise typer.BadParameter(f"{', '.join(given)}: these name columns of a table. Add --csv FILE")
+        return Dataset.from_folder(folder, group=group, positive=positive)
+    if group is not None:
+        raise typer.BadParameter("--group reads the patient from a path. With --csv say --group-column COLUMN")
+    if path is None or labels is None:
+        raise typer.BadParameter("--csv needs --path COLUMN (the image's file) and --labels COLUMN[,COLUMN]")
+    columns = [column.strip() for column in labels.split(",")]
+    return Dataset.from_csv(
+        csv,
+        images=folder,
+        path=path,
+        labels=columns[0] if len(columns) == 1 else columns,
+        group=group_column,
+        separator=separator,
+        split=split_column,
+        positive=positive,
+    )
+
+
+def find_model(backend: Backend, name: str | None) -> ModelFolder:
+    """Returns the model that a user names: a folder, a registered "name/version", or a job; None: the latest job's.
+
+    Raises:
+        NotFoundError: There is no such model; the message says which is nearest.
+    """
+    from medimg.artifact import ModelFolder
+
+    if name is not None and Path(name).is_dir():
+        return ModelFolder.load(name)
+    resources = backend.inventory()
+    jobs = {r.id: r for r in resources if r.kind == "job" and r.details.get("task", "train") == "train"}
+    if name is None:
+        done = [resource for resource in jobs.values() if resource.status == "completed"]
+        if not done:
+            raise NotFoundError(
+                "nothing was trained yet. Train first: medimg train DIR, or name a model: --model FOLDER"
+            )
+        return backend.job(max(done, key=lambda resource: resource.created).id).model
+    if name in jobs:
+        return backend.job(name).model
+    versions = {version.id: version for version in backend.models()}
+    if name in versions:
+        return versions[name].load()
+    hint = did_you_mean(name, [*jobs, *versions]) if jobs or versions else ""
+    raise NotFoundError(f"{name!r} is no folder, job or registered model (name/version).{hint} See: medimg ls")

@@ -1,0 +1,183 @@
+"""Endpoints: they answer as the model does, are found by name, and are gone when they should be."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from medimg.artifact import ModelFolder
+from medimg.backends.handles import Endpoint
+from medimg.data.dataset import Dataset
+from medimg.data.decode import decode
+from medimg.errors import AlreadyExistsError, ImageRejected, NotFoundError
+from medimg.inference.decision import Prediction
+from medimg.inference.predictor import TOLERANCE, ImageLike
+from medimg.testing.suite import Suite, Trained
+from medimg.testing.workspace import Workspace, until
+
+__all__ = ["EndpointTests"]
+
+
+@dataclass(frozen=True)
+class ShortLife:
+    """An endpoint that was deleted at the end of a `with` block.
+
+    Attributes:
+        endpoint: Its handle.
+        digest: Of the model it was said to serve.
+        answer: What it said of the first image, after its model had been deleted from the registry.
+    """
+
+    endpoint: Endpoint
+    digest: str
+    answer: Prediction
+
+
+class EndpointTests(Suite):
+    """Served models."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def served(cls, workspace: Workspace, dataset: Dataset, trained: Trained) -> Endpoint:
+        """The endpoint that most tests ask, deployed without naming a model when the last job was a prediction."""
+        backend = workspace.backend()
+        backend.predict_batch(trained.job, dataset, split="val")
+        backend.deploy(config=cls.flags.serve, name="conformance")
+        return workspace.backend().endpoint("conformance")
+
+    def test_deploy_without_a_model_takes_the_last_completed_training(
+        self, model: ModelFolder, served: Endpoint, images: list[Path]
+    ) -> None:
+        """Not the prediction job that came after it."""
+        assert served._resource.details["digest"] == model.digest
+        assert served.predict(images[0]).threshold == model.record.thresholds
+
+    def test_an_endpoint_is_listed_with_address_status_and_log(self, workspace: Workspace, served: Endpoint) -> None:
+        """When `deploy` returns it is ready, and its server has said something."""
+        assert served.name in [endpoint.name for endpoint in workspace.backend().endpoints()]
+        assert served.status == "ready"
+        assert served.url.startswith("http")
+        assert [line for line in served.logs() if line.strip()]
+
+    @pytest.mark.parametrize("kind", ["bytes", "path", "array", "PIL image"])
+    def test_an_endpoint_answers_as_the_model_does(
+        self, model: ModelFolder, served: Endpoint, images: list[Path], kind: str
+    ) -> None:
+        """Probabilities, decision and thresholds, for all that can be an image."""
+        for path in images[:3]:
+            pixels = decode(path.read_bytes(), name=path.name)
+            image: dict[str, ImageLike] = {
+                "bytes": path.read_bytes(), "path": path, "array": pixels, "PIL image": Image.fromarray(pixels),
+            }  # fmt: skip
+            _assert_same(served.predict(image[kind]), model.predict(path))
+
+    def test_predict_many_keeps_the_order(self, model: ModelFolder, served: Endpoint, images: list[Path]) -> None:
+        """Although several are on their way at once."""
+        many = images * 3
+        answers = served.predict_many(many)
+        assert len(answers) == len(many)
+        for answer, path in zip(answers, many, strict=True):
+            _assert_same(answer, model.predict(path))
+
+    @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\nbut cut off"])
+    def test_a_broken_image_is_rejected_and_the_endpoint_lives_on(
+        self, model: ModelFolder, served: Endpoint, images: list[Path], content: bytes
+    ) -> None:
+        """With the code that the decoder gives here."""
+        with pytest.raises(ImageRejected) as here:
+            model.predict(content)
+        with pytest.raises(ImageRejected) as there:
+            served.predict(content)
+        assert there.value.code == here.value.code
+        assert served.status == "ready"
+        _assert_same(served.predict(images[0]), model.predict(images[0]))
+
+    def test_deploying_the_same_model_again_returns_the_endpoint(
+        self, workspace: Workspace, model: ModelFolder, served: Endpoint
+    ) -> None:
+        """Nothing is started anew."""
+        before = served._resource
+        again = workspace.backend().deploy(model, self.flags.serve, name=served.name)
+        assert (again.name, again._resource.created) == (served.name, before.created)
+
+    def test_deploying_another_model_under_a_taken_name_is_refused(
+        self, workspace: Workspace, model: ModelFolder, other_model: ModelFolder, served: Endpoint, images: list[Path]
+    ) -> None:
+        """And the endpoint goes on serving what it served."""
+        with pytest.raises(AlreadyExistsError, match=served.name):
+            workspace.backend().deploy(other_model, self.flags.serve, name=served.name)
+        _assert_same(served.predict(images[0]), model.predict(images[0]))
+
+    def test_another_process_finds_the_endpoint_by_its_name(
+        self, workspace: Workspace, model: ModelFolder, served: Endpoint, images: list[Path]
+    ) -> None:
+        """With all that a request needs."""
+        there = workspace.elsewhere("predict", endpoint=served.name, image=str(images[0]))
+        _assert_same(Prediction.from_json(there), model.predict(images[0]))
+
+    # -- its end ------------------------------------------------------------------------------------------------------
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def short_life(cls, workspace: Workspace, other_model: ModelFolder, images: list[Path]) -> ShortLife:
+        """An endpoint of a registered version that is deleted while it serves."""
+        version = workspace.backend().register(other_model, name="short-life")
+        with workspace.backend().deploy(version, cls.flags.serve, name="short-life") as endpoint:
+            version.delete()
+            return ShortLife(endpoint, endpoint._resource.details["digest"], endpoint.predict(images[0]))
+
+    def test_an_endpoint_serves_the_version_it_was_given_also_after_that_was_deleted(
+        self, other_model: ModelFolder, short_life: ShortLife, images: list[Path]
+    ) -> None:
+        """What it serves is its own copy."""
+        assert short_life.digest == other_model.digest
+        _assert_same(short_life.answer, other_model.predict(images[0]))
+
+    def test_an_endpoint_is_deleted_at_the_end_of_a_with_block(
+        self, workspace: Workspace, short_life: ShortLife, images: list[Path]
+    ) -> None:
+        """It is not found, not listed, and does not answer."""
+        backend, name = workspace.backend(), short_life.endpoint.name
+        with pytest.raises(NotFoundError):
+            backend.endpoint(name)
+        assert name not in [endpoint.name for endpoint in backend.endpoints()]
+        with pytest.raises(NotFoundError):
+            short_life.endpoint.predict(images[0])
+
+    def test_deleting_an_endpoint_twice_is_no_error(self, short_life: ShortLife) -> None:
+        """The second call finds what it wants."""
+        short_life.endpoint.delete()
+        assert "deleted" in repr(short_life.endpoint)
+
+    def test_an_endpoint_ends_after_its_hours_though_nobody_is_there(
+        self, workspace: Workspace, model: ModelFolder, short_life: ShortLife
+    ) -> None:
+        """The process that deployed it has ended long before. The name is that of a deleted endpoint: it is free."""
+        config = self.flags.serve.model_copy(update={"ttl_hours": self.flags.ttl_seconds / 3600})
+        started = time.monotonic()
+        name = workspace.elsewhere(
+            "deploy", model=str(model.path), name=short_life.endpoint.name, config=config.model_dump(mode="json")
+        )
+        assert workspace.backend().endpoint(name).status == "ready"
+
+        def gone() -> bool:
+            try:
+                workspace.backend().endpoint(name)
+            except NotFoundError:
+                return True
+            return False
+
+        assert until(gone, self.flags, seconds=2 * self.flags.ttl_seconds), "it outlives its ttl_hours"
+        assert time.monotonic() - started >= 0.9 * self.flags.ttl_seconds, "it ended too early"
+
+
+def _assert_same(answer: Prediction, wanted: Prediction) -> None:
+    assert answer.probabilities == pytest.approx(wanted.probabilities, abs=TOLERANCE)
+    assert answer.threshold == wanted.threshold
+    near = [abs(wanted.probabilities[name] - limit) for name, limit in wanted.threshold.items()]
+    if min(near, default=1.0) > TOLERANCE:
+        assert (answer.label, answer.positives) == (wanted.label, wanted.positives)

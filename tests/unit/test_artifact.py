@@ -1,0 +1,132 @@
+"""The model folder: complete, verified before it is read, and refused when it was changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from medimg.artifact import ModelFolder, add_look
+from medimg.errors import ModelFolderError
+
+
+@pytest.fixture
+def folder(trained: ModelFolder, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(trained.path, tmp_path / "model"))
+
+
+def test_a_trained_folder_holds_all_that_the_design_names(trained: ModelFolder) -> None:
+    """Weights, exports, golden inputs, history, report, card, record and digest."""
+    for name in ("model.keras", "exports/model.tflite", "exports/saved_model/saved_model.pb", "golden/golden.json",
+                 "history.json", "report/report.html", "card.md", "medimg.json", "digest.json"):  # fmt: skip
+        assert (trained.path / name).is_file(), name
+    assert trained.record.classes == ("CLEAR", "NODULE")
+    assert trained.record.positive == "NODULE"
+    assert trained.record.thresholds.keys() == {"NODULE"}
+    assert trained.record.runtimes.keys() == {"litert", "saved_model"}
+    assert trained.record.preprocessing.channels == 1
+    assert len(trained.history) == 3
+    assert len(trained.golden) >= 4
+    assert "not a medical device" in trained.card
+
+
+def test_loading_again_gives_the_same_digest(folder: Path, trained: ModelFolder) -> None:
+    """A copy is the same model."""
+    assert ModelFolder.load(folder).digest == trained.digest
+    assert ModelFolder.load(folder, digest=trained.digest).path == folder
+
+
+@pytest.mark.parametrize("name", ["model.keras", "exports/model.tflite", "medimg.json", "golden/golden.json", "card.md"])
+def test_a_changed_byte_is_refused_before_anything_is_parsed(folder: Path, name: str) -> None:
+    """The message names the file and what to do."""
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(ModelFolderError, match=f"{name} was changed after training. Fetch or train"):
+        ModelFolder.load(folder)
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    """A folder that was copied in part is refused."""
+    (folder / "exports" / "model.tflite").unlink()
+    with pytest.raises(ModelFolderError, match=r"exports/model\.tflite is missing"):
+        ModelFolder.load(folder)
+
+
+def test_an_added_file_is_named(folder: Path) -> None:
+    """A file that training did not write could be anything."""
+    (folder / "exports" / "plugin.py").write_text("print('hello')")
+    with pytest.raises(ModelFolderError, match=r"exports/plugin\.py does not belong to the model"):
+        ModelFolder.load(folder)
+
+
+def test_a_link_in_place_of_a_file_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Its target could change after the check."""
+    shutil.move(folder / "model.keras", tmp_path / "elsewhere.keras")
+    (folder / "model.keras").symlink_to(tmp_path / "elsewhere.keras")
+    with pytest.raises(ModelFolderError, match=r"model\.keras does not belong"):
+        ModelFolder.load(folder)
+
+
+def test_hashes_that_were_changed_with_the_file_are_caught_by_the_expected_digest(folder: Path) -> None:
+    """A registry's digest is the anchor that an attacker cannot rewrite."""
+    expected = ModelFolder.load(folder).digest
+    record = ModelFolder.load(folder).record
+    (folder / "card.md").write_text("a better model than it is")
+    ModelFolder.seal(folder, record)
+    with pytest.raises(ModelFolderError, match="its digest is"):
+        ModelFolder.load(folder, digest=expected)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"files": 3}', "not json"])
+def test_a_folder_without_a_valid_digest_is_no_model_folder(folder: Path, content: str) -> None:
+    """Whatever is wrong with the digest's file, it is one clear error."""
+    (folder / "digest.json").write_text(content)
+    with pytest.raises(ModelFolderError):
+        ModelFolder.load(folder)
+
+
+def test_an_empty_path_is_no_model_folder(tmp_path: Path) -> None:
+    """The message says where a finished job's model is."""
+    with pytest.raises(ModelFolderError, match="job.model.path"):
+        ModelFolder.load(tmp_path)
+
+
+def test_looks_at_test_are_counted_without_breaking_the_seal(folder: Path) -> None:
+    """Training looked once; each later look adds one, and the digest stays."""
+    before = ModelFolder.load(folder)
+    assert before.test_looks == 1
+    assert add_look(folder, "some data") == 2
+    after = ModelFolder.load(folder)
+    assert after.test_looks == 2
+    assert after.digest == before.digest
+    assert [look["data"] for look in json.loads((folder / "looks.json").read_text())][-1] == "some data"
+
+
+def test_an_export_that_is_not_there_says_why(trained: ModelFolder) -> None:
+    """The runtimes that exist are returned as paths."""
+    assert trained.export("litert") == trained.path / "exports" / "model.tflite"
+    with pytest.raises(ModelFolderError, match="no onnx export"):
+        trained.export("onnx")  # type: ignore[arg-type]
+
+
+def test_the_representation_names_the_model_and_its_figures(trained: ModelFolder) -> None:
+    """What a notebook shows."""
+    text = repr(trained)
+    assert "small_cnn" in text
+    assert "auroc" in text
+    assert trained.digest[:12] in text
+
+
+def test_evaluating_again_gives_the_figures_of_training_and_counts_the_look(folder: Path, phantoms: Path) -> None:
+    """The same test images at the same frozen thresholds."""
+    from medimg.data.dataset import Dataset
+
+    model = ModelFolder.load(folder)
+    report = model.evaluate(Dataset.from_folder(phantoms, group=r"(patient\d+)"))
+    assert report.metrics == pytest.approx(model.record.metrics["test"], abs=1e-6)
+    assert report.test_looks == 2
+    assert ModelFolder.load(folder).test_looks == 2

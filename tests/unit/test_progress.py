@@ -1,0 +1,76 @@
+"""Progress: JSON lines on one side, a bar or lines on the other."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from medimg.progress import Display, Event, emit, heartbeat, parse
+
+
+def test_an_event_survives_the_way_through_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """Written as one line, read back equal."""
+    event = Event("epoch", "fitting", 2, 10, "größer", {"loss": 0.25}, time=1234.5)
+    emit(event)
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1
+    assert parse(line) == event
+
+
+@pytest.mark.parametrize("line", ["", "hello", "{", "{}", "[1]", '{"event": "party"}', json.dumps({"time": 1})])
+def test_any_other_line_is_no_event(line: str) -> None:
+    """A job's log holds what libraries print too."""
+    assert parse(line) is None
+
+
+def test_the_heartbeat_moves_while_work_is_silent() -> None:
+    """Once at the start, then at its pace, and not after the end."""
+    seen: list[Event] = []
+    with heartbeat("exporting", seen.append, message="LiteRT", every=0.05):
+        time.sleep(0.3)
+    count = len(seen)
+    assert count >= 3
+    assert {event.stage for event in seen} == {"exporting"}
+    time.sleep(0.12)
+    assert len(seen) == count
+
+
+def test_a_log_gets_one_line_a_stage_and_every_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not one for each of a thousand steps."""
+    with Display("job") as display:
+        for done in range(1000):
+            display(Event("stage", "fitting", done, 1000))
+        display(Event("epoch", "fitting", 1, 3, values={"loss": 0.5}))
+        display(Event("stage", "exporting"))
+        display(Event("warning", message="small validation split"))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert lines[1] == "job: fitting  1/3  loss 0.5000"
+    assert lines[3] == "job: warning: small validation split"
+
+
+def test_a_silent_display_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """For libraries on top of this one."""
+    with Display("job", enabled=False) as display:
+        display(Event("stage", "fitting"))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_a_bar_that_names_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar itself is rich's; the stage, count and note are ours."""
+    import io
+
+    import rich.console
+
+    screen = io.StringIO()
+    terminal = rich.console.Console(file=screen, force_terminal=True, width=120)
+    monkeypatch.setattr(rich.console, "Console", lambda **_: terminal)
+    with Display("chest-1") as display:
+        display(Event("stage", "packing", 128, 4746, "a [note]"))
+        time.sleep(0.15)
+        display(Event("warning", message="no [patient] key"))
+    text = screen.getvalue()
+    for part in ("chest-1", "packing", "128/4,746", "a [note]", "no [patient] key"):
+        assert part in text
