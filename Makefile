@@ -27,6 +27,7 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.core
 	$(BIN)/python docs/check.py
+	$(BIN)/python docs/reference.py --check
 
 $(VENV)/.python:
 	@($(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))') 2>/dev/null || { \

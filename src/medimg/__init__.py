@@ -69,6 +69,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("medimg.errors")
     if name not in _HOMES:
         from medimg.errors import did_you_mean
 

@@ -29,9 +29,10 @@ from medimg.home import atomic_write
 
 if TYPE_CHECKING:
     from medimg.data.dataset import Dataset
+    from medimg.data.decode import ImageLike
     from medimg.evaluation.report import Report
     from medimg.inference.decision import Prediction
-    from medimg.inference.predictor import ImageLike, Predictor
+    from medimg.inference.predictor import Predictor
 
 __all__ = ["GoldenInput", "ModelFolder", "ModelRecord", "Preprocessing"]
 

@@ -167,7 +167,7 @@ class Display(AbstractContextManager["Display"]):
     def _move_bar(self, event: Event) -> None:
         from rich.markup import escape
 
-        if event.kind in ("epoch", "warning", "error", "done"):
+        if event.kind in ("epoch", "log", "warning", "error", "done"):
             colour = {"warning": "yellow", "error": "red", "done": "green"}.get(event.kind)
             text = escape(self._text(event))
             self._progress.console.print(f"[{colour}]{text}[/]" if colour else text, highlight=False)

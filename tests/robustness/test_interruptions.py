@@ -105,8 +105,15 @@ def undisturbed(job: Job) -> list[np.ndarray]:
     return weights_of(job.finish("undisturbed"))
 
 
-def test_a_job_killed_again_and_again_ends_with_the_same_bits(job: Job, undisturbed: list[np.ndarray]) -> None:
-    """kill -9 at random moments of importing, features, fitting and fine-tuning; the last run is left alone."""
+def test_a_job_stopped_and_killed_again_and_again_ends_with_the_same_bits(
+    job: Job, undisturbed: list[np.ndarray]
+) -> None:
+    """SIGTERM once, then kill -9 at random moments of importing, fitting and fine-tuning, then a run left alone."""
+    process = job.start("killed")
+    job.wait_for("killed", FIT, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143, "the exit status says that the job was stopped"
+    assert list((job.root / "killed" / "checkpoints").glob("step-*"))
     draw = random.Random(5)
     landed = 0
     for _ in range(KILLS):
@@ -118,17 +125,6 @@ def test_a_job_killed_again_and_again_ends_with_the_same_bits(job: Job, undistur
         process.wait()
     assert landed == KILLS, "every kill must meet a running job"
     for found, expected in zip(weights_of(job.finish("killed")), undisturbed, strict=True):
-        np.testing.assert_array_equal(found, expected)
-
-
-def test_sigterm_saves_the_state_and_ends_cleanly(job: Job, undisturbed: list[np.ndarray]) -> None:
-    """The exit status says "stopped", a checkpoint is there, and the rest gives the same bits."""
-    process = job.start("stopped")
-    job.wait_for("stopped", FIT, process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 143
-    assert list((job.root / "stopped" / "checkpoints").glob("step-*"))
-    for found, expected in zip(weights_of(job.finish("stopped")), undisturbed, strict=True):
         np.testing.assert_array_equal(found, expected)
 
 

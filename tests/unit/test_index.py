@@ -129,9 +129,10 @@ def test_where_no_cache_can_be_kept_the_files_are_read(
     if obstacle == "a folder in its place":
         file.mkdir(parents=True)
     elif obstacle == "a file for a folder":
+        file.parent.parent.mkdir(exist_ok=True)
         file.parent.write_text("")
     else:
-        file.parent.mkdir()
+        file.parent.mkdir(parents=True)
         with sqlite3.connect(file) as database:
             database.execute("CREATE TABLE pixels (x)")
         database.close()

@@ -72,7 +72,7 @@ def test_an_image_that_cannot_be_read_is_named(trained: ModelFolder, tmp_path: P
     """The rejection is the decoder's."""
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"")
-    with pytest.raises(ImageRejected, match="broken.png"):
+    with pytest.raises(ImageRejected, match=r"broken\.png"):
         trained.predict(broken)
 
 

@@ -141,7 +141,7 @@ def test_a_public_address_without_a_key_is_refused(trained: ModelFolder, tmp_pat
     assert "a key is needed" in (tmp_path / "server" / "log").read_text()
 
 
-def test_a_request_in_flight_is_answered_before_the_server_ends(trained: ModelFolder, tmp_path: Path, image: bytes) -> None:
+def test_a_request_in_flight_is_answered_first(trained: ModelFolder, tmp_path: Path, image: bytes) -> None:
     """SIGTERM lets what has begun finish."""
     process, address = start(trained.path, tmp_path / "server")
     while not address.exists():

@@ -169,15 +169,15 @@ def test_the_figure_shows_a_row_a_class(root: Path) -> None:
 
 def test_the_figure_copes_with_few_broken_and_coloured_images(tmp_path: Path) -> None:
     """A broken image is a word in its place; colour stays colour; grey is not stretched."""
-    root = tree(tmp_path / "x", {"few": 1, "broken": 2, "$x$ 肺炎": 0})
+    root = tree(tmp_path / "x", {"few": 1, "broken": 2, r"$\bad$ 肺炎": 0})
     for path in (root / "broken").iterdir():
         cut(path)
-    picture(root / "$x$ 肺炎/c.png", shape=COLOUR)
+    picture(root / r"$\bad$ 肺炎/c.png", shape=COLOUR)
     dataset = Dataset.from_folder(root)
     figure = dataset.show(count=3)
     assert [text.get_text() for axis in figure.axes for text in axis.texts] == ["truncated"] * 2
     assert [len(axis.images) for axis in figure.axes] == [1, 0, 0, 0, 0, 0, 1, 0, 0]
-    assert figure.axes[0].get_title(loc="left") == "$x$ 肺炎"
+    assert figure.axes[0].get_title(loc="left") == r"$\bad$ 肺炎"
     assert figure.axes[6].images[0].get_clim() == (0, 255)
     assert drawn(dataset).std() > 10
 

@@ -24,10 +24,10 @@ from medimg.progress import Display, Event, parse
 
 if TYPE_CHECKING:
     from medimg.backends.base import Backend
+    from medimg.data.decode import ImageLike
     from medimg.evaluation.report import Report
     from medimg.inference.decision import Prediction
     from medimg.inference.predictions import Predictions
-    from medimg.inference.predictor import ImageLike
 
 __all__ = ["Endpoint", "Job", "ModelVersion"]
 

@@ -5,15 +5,8 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
 
-from medimg.data.decode import read, to_pixels
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image
-
-    ImageLike = Union[str, "os.PathLike[str]", bytes, "Image", np.ndarray]
+from medimg.data.decode import ImageLike, read, to_pixels
 
 __all__ = ["encode"]
 
@@ -27,8 +20,8 @@ def encode(image: ImageLike) -> bytes:
     Raises:
         ImageRejected: The file is missing or empty, or the array is no image.
     """
-    if isinstance(image, bytes):
-        return image
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image)
     if isinstance(image, (str, os.PathLike)):
         return read(image, name=Path(image).name)
     from PIL import Image

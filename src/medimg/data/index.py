@@ -92,11 +92,8 @@ def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Ge
     Close it (`contextlib.closing`) to drop what has not begun, such as when the disk is full or the user interrupts.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(cores)
-    try:
-        yield from pool.map(function, items)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(cores) as pool:
+        yield from pool.map(function, items)  # which cancels what is left when it is closed
 
 
 def _with_cache(samples: Sequence[Sample], cache: Path | str, report: Report) -> dict[str, PixelFacts]:

@@ -10,7 +10,7 @@ from medimg.artifact import ModelFolder, ModelRecord, add_look
 from medimg.data.pack import Pack, build
 from medimg.errors import DatasetError
 from medimg.evaluation.report import Report
-from medimg.evaluation.thresholds import Thresholds, choose
+from medimg.evaluation.thresholds import choose
 from medimg.inference.predictor import Predictor
 from medimg.progress import Display
 from medimg.progress import Report as Progress
@@ -77,7 +77,7 @@ def evaluate(model: ModelFolder, dataset: Dataset, *, split: str) -> Report:
     notices = [f"{len(rejected):,} images cannot be read and were left out"] if rejected else []
     return Report.build(
         {split: table},
-        Thresholds(values=record.thresholds, policy=record.config.threshold),
+        model.report.thresholds,
         test_looks=looks,
         record=_facts(record),
         notices=notices,

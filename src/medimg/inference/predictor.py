@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medimg.artifact import ModelFolder
-from medimg.data.decode import as_mode, resize, to_pixels
+from medimg.data.decode import ImageLike, as_mode, resize, to_pixels
 from medimg.errors import DatasetError, RuntimeMismatchError
 from medimg.inference.decision import Prediction, decide, distribution
 from medimg.inference.predictions import Predictions
@@ -17,13 +16,10 @@ from medimg.inference.runtimes import RuntimeName, open_runtime
 from medimg.progress import Event, Report, silent
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from medimg.data.pack import Pack
 
-__all__ = ["TOLERANCE", "ImageLike", "Predictor"]
+__all__ = ["TOLERANCE", "Predictor"]
 
-ImageLike = Union[str, "os.PathLike[str]", bytes, "Image", np.ndarray]
 TOLERANCE = 1e-4  # between runtimes and machines
 _CHUNK = 256  # images of a pack in memory at a time
 

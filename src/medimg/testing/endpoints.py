@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -15,7 +16,7 @@ from medimg.data.dataset import Dataset
 from medimg.data.decode import decode
 from medimg.errors import AlreadyExistsError, ImageRejected, NotFoundError
 from medimg.inference.decision import Prediction
-from medimg.inference.predictor import TOLERANCE, ImageLike
+from medimg.inference.predictor import TOLERANCE
 from medimg.testing.suite import Suite, Trained
 from medimg.testing.workspace import Workspace, until
 
@@ -70,7 +71,7 @@ class EndpointTests(Suite):
         """Probabilities, decision and thresholds, for all that can be an image."""
         for path in images[:3]:
             pixels = decode(path.read_bytes(), name=path.name)
-            image: dict[str, ImageLike] = {
+            image: dict[str, Any] = {
                 "bytes": path.read_bytes(), "path": path, "array": pixels, "PIL image": Image.fromarray(pixels),
             }  # fmt: skip
             _assert_same(served.predict(image[kind]), model.predict(path))

@@ -91,14 +91,13 @@ class Suite:
     def new_workspace(cls, folder: Path, variables: Mapping[str, str]) -> Iterator[Workspace]:
         """Yields a place of its own, which is emptied at the end."""
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in variables.items():
+            # The ids of samples must be the same in a process with another home: hence the salt.
+            own = {"MEDIMG_HOME": str(folder / "home"), "MEDIMG_SALT": "conformance"}
+            for name, value in (variables := {**variables, **own}).items():
                 patch.setenv(name, value)
-            patch.setenv("MEDIMG_HOME", str(folder / "home"))
-            # The ids of samples must be the same in a process with another home.
-            patch.setenv("MEDIMG_SALT", "conformance")
             account = folder / "account"
             account.mkdir(parents=True)
-            workspace = Workspace(cls.factory, dict(cls.options(account)), folder / "home", cls.flags)
+            workspace = Workspace(cls.factory, dict(cls.options(account)), variables, cls.flags)
             try:
                 yield workspace
             finally:
@@ -112,6 +111,12 @@ class Suite:
         """The place that the tests of a class share."""
         with cls.new_workspace(tmp_path_factory.mktemp("workspace", numbered=True), surroundings) as workspace:
             yield workspace
+
+    @pytest.fixture(autouse=True)
+    def at_home(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Sets the variables for each test again: a `conftest.py` above may give each a home of its own."""
+        for name, value in workspace.variables.items():
+            monkeypatch.setenv(name, value)
 
     @pytest.fixture
     def new_place(self, tmp_path: Path, surroundings: Mapping[str, str]) -> Iterator[Workspace]:

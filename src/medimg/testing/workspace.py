@@ -65,14 +65,19 @@ class Workspace:
     Attributes:
         factory: "module:callable" that makes the backend.
         options: Its keywords.
-        home: The `MEDIMG_HOME` of this process.
+        variables: The environment's variables, `MEDIMG_HOME` among them.
         flags: What differs from other backends.
     """
 
     factory: str
     options: Mapping[str, Any]
-    home: Path
+    variables: Mapping[str, str]
     flags: Flags
+
+    @property
+    def home(self) -> Path:
+        """The `MEDIMG_HOME` of this process."""
+        return Path(self.variables["MEDIMG_HOME"])
 
     def backend(self) -> Backend:
         """Returns a new backend, which has nothing in memory from those before it."""

@@ -52,5 +52,6 @@ def encode(targets: np.ndarray, task: str, classes: tuple[str, ...], positive: s
     """Returns targets as the network's outputs: (n, 1) of the positive class, (n,) indices, or (n, labels) with NaN."""
     if task == "binary":
         index = classes.index(str(positive))
-        return (targets == index).astype(np.float32)[:, None]
-    return np.asarray(targets)
+        column: np.ndarray = (targets == index).astype(np.float32)[:, None]
+        return column
+    return targets
