@@ -81,6 +81,7 @@ class _Supervisor:
         code, reason = self._watch(process)
         if reason == "time is up" and self.plan["remove"]:
             shutil.rmtree(self.folder, ignore_errors=True)
+        if not self.folder.exists():
             return
         part = self.folder / ".exit.json"
         part.write_text(json.dumps({"code": code, "reason": reason, "ended": time.time()}))
@@ -98,8 +99,10 @@ class _Supervisor:
                 return process.wait(0.2), reason
             except subprocess.TimeoutExpired:
                 now = time.time()
-            if not reason and (self.asked or now > deadline):
-                reason = "stopped" if self.asked else "time is up"
+            # Whose folder was removed by hand could not be found, or ended, by anybody any more.
+            orphaned = not (self.folder / "command.json").exists()
+            if not reason and (self.asked or orphaned or now > deadline):
+                reason = "stopped" if self.asked or orphaned else "time is up"
                 process.terminate()
                 kill_at = now + GRACE_SECONDS
             elif now > kill_at:
