@@ -135,7 +135,8 @@ class MissingExtraError(MedimgError, ImportError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns ` Did you mean 'x'?` for the nearest known name, else a list of the known ones."""
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    by_case = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(word.casefold(), by_case, n=1, cutoff=0.6)
     if near:
-        return f" Did you mean {near[0]!r}?"
+        return f" Did you mean {by_case[near[0]]!r}?"
     return f" Known: {', '.join(names)}." if names else ""

@@ -20,11 +20,6 @@ CHEST = {"train/NORMAL": 3, "train/PNEUMONIA": 4, "test/NORMAL": 2, "test/PNEUMO
 GROUP = r"p(\d)"
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDIMG_HOME", str(tmp_path / "home"))
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A folder with two splits of two classes."""

@@ -17,11 +17,6 @@ CHEST = {"train/NORMAL": 3, "train/PNEUMONIA": 4, "val/NORMAL": 1, "val/PNEUMONI
          "test/PNEUMONIA": 2}  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDIMG_HOME", str(tmp_path / "home"))
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Where each test puts its folder."""

@@ -29,11 +29,6 @@ SIDE = 5
 
 
 @pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDIMG_HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "MOST_IN_SHARD", 4)
 

@@ -21,11 +21,6 @@ from medimg.progress import Event
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDIMG_HOME", str(tmp_path_factory.mktemp("home")))
-
-
 def dataset_of(
     rows: Iterable[tuple[int | tuple[int | None, ...], str | None]], classes: int = 2, task: str = "binary"
 ) -> Dataset:

@@ -20,11 +20,6 @@ CHEST = {"train/NORMAL": 30, "train/PNEUMONIA": 40, "val/NORMAL": 12, "val/PNEUM
          "test/PNEUMONIA": 6}  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDIMG_HOME", str(tmp_path / "home"))
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A folder as the public chest set's, small."""

@@ -15,11 +15,6 @@ from medimg.errors import DatasetError
 ROWS = ["a.png,normal,p1", "b.png,ill,p1", "c.png,ill,p2", "d.png,normal,p3"]
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDIMG_HOME", str(tmp_path / "home"))
-
-
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """A folder with the images a to d."""

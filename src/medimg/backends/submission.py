@@ -48,13 +48,13 @@ def prepare_training(
     """Checks the configuration and the data, packs the images and names the job."""
     models.check(config)
     inputs = {}
-    weights = resolve(config)
+    weights = resolve(config, progress=lambda done, total: report(Event("stage", "downloading", done, total or 0)))
     if weights is not None:
         inputs["weights"] = file_input(weights)
         # The path stays here: the job is told the content's name.
         config = config.model_copy(update={"weights": inputs["weights"]})
     dataset.index(report)
-    dataset, notices = ready_for_training(dataset, seed=config.seed, allow=allow)
+    dataset, notices = ready_for_training(dataset, seed=config.seed, allow=allow, report=report)
     for notice in notices:
         report(Event("warning", message=notice))
     return _submission("train", name, dataset, config.image_size, inputs, resources, report, config, None, notices)

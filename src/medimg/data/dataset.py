@@ -210,7 +210,12 @@ class Dataset:
         for sample in self.samples:
             if sample.group is not None and sample.split is not None:
                 seen.setdefault(sample.group, set()).add(sample.split)
-        return {group: tuple(sorted(splits)) for group, splits in sorted(seen.items()) if len(splits) > 1}
+        order = ("train", "val", "test")
+        return {
+            group: tuple(name for name in order if name in splits)
+            for group, splits in sorted(seen.items())
+            if len(splits) > 1
+        }
 
     # -- pixels -------------------------------------------------------------------------------------------------------
 
