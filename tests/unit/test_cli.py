@@ -49,11 +49,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_phantoms(tmp_path_factory.mktemp("data") / "phantoms", patients=72, size=32, images_per_patient=(1, 1))
 
 
+@pytest.fixture(autouse=True)
+def own_home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home, or the one of the trained model where a test asks for it."""
+    trained = request.getfixturevalue("trained") if "trained" in request.fixturenames else None
+    home = trained.home if trained else tmp_path / "home"
+    monkeypatch.setenv("MEDIMG_HOME", str(home))
+    return home
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(own_home: Path) -> Path:
     """An empty home."""
-    monkeypatch.setenv("MEDIMG_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+    return own_home
 
 
 # -- without a job ----------------------------------------------------------------------------------------------------

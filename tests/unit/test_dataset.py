@@ -64,7 +64,7 @@ def test_counts_and_splits_are_those_of_the_samples(root: Path) -> None:
 
 def test_groups_in_two_splits_are_found(root: Path) -> None:
     """p0 and p1 are patients of train and test alike."""
-    assert read(root).groups_in_two_splits() == {"0": ("test", "train"), "1": ("test", "train")}
+    assert read(root).groups_in_two_splits() == {"0": ("train", "test"), "1": ("train", "test")}
     assert Dataset.from_folder(root, group=r"(.*)\.png").groups_in_two_splits() == {}
     assert Dataset.from_folder(root).groups_in_two_splits() == {}
 

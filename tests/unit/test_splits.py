@@ -318,7 +318,7 @@ def test_a_patient_in_two_splits_stops_training(tmp_path: Path) -> None:
     error = refused(dataset)
     assert error.check == "group-leakage"
     assert str(error) == (
-        "12 groups (patients) in more than one split, such as 'p0' in test and train and val: the score would be too "
+        "12 groups (patients) in more than one split, such as 'p0' in train and val and test: the score would be too "
         "good. Divide anew by group: dataset = dataset.split()\n"
         "If you mean it: backend.train(…, allow=['group-leakage'])"
     )
