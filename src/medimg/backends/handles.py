@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,6 +34,8 @@ __all__ = ["Endpoint", "Job", "ModelVersion"]
 
 POLL_SECONDS = 0.5
 _LAST_LINES = 15
+# TensorFlow's start-up notes would push what matters out of the last lines.
+_NOISE = re.compile(r"[IWE]0000 00:00:|WARNING: All log messages before absl::|INFO: Created TensorFlow Lite|\s*$")
 _AT_ONCE = 8  # images of predict_many on their way at the same time
 
 
@@ -96,7 +99,7 @@ class Job:
                         # Not to be reached is not to have failed: keep asking.
                         display(Event("stage", "unreachable", message=str(error)))
                         status, lines = "running", []
-                    last.extend(line for line in lines if parse(line) is None)
+                    last.extend(line for line in lines if parse(line) is None and not _NOISE.match(line))
                     for event in filter(None, map(parse, lines)):
                         display(event)
                     if status == "queued" and not lines:
@@ -119,7 +122,7 @@ class Job:
     def _failure(self, status: str, last: Iterable[str]) -> str:
         reason = self._resource.details.get("reason", "")
         errors = [event.message for event in self._events() if event.kind == "error"]
-        text = "\n".join(f"  {line}" for line in last if line.strip())
+        text = "\n".join(f"  {line}" for line in last)
         what = errors[-1] if errors else reason or "no reason given"
         advice = "" if status == "cancelled" else "\nThe same call to train() goes on from the last checkpoint"
         return f"{self.id} {status}: {what}{advice}" + (f"\nLast lines of its log:\n{text}" if text else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,8 @@ class Tracker:
     def _start(self, job: str) -> None:
         from mlflow import MlflowClient
 
+        for logger in ("mlflow", "alembic"):
+            logging.getLogger(logger).setLevel(logging.WARNING)
         client = MlflowClient()
         self._run = os.environ.get("MLFLOW_RUN_ID", "")
         if not self._run:
