@@ -2,8 +2,8 @@
 
     KERAS_HOME=… python benchmarks/real_data.py DATA [chest|chest-small-cnn|intel|nih …]
 
-DATA holds chestxray/kaggle224, intel and multilabel_cxr; `$KERAS_HOME/models` the MobileNetV2 weights (alpha 0.35). Every
-job is trained anew in a temporary home. Thresholds are frozen on validation; test is scored once, by the training job.
+DATA holds chestxray/kaggle224, intel and multilabel_cxr; `$KERAS_HOME/models` the MobileNetV2 weights (alpha 0.35).
+Every job is trained anew in a temporary home. Thresholds are frozen on validation; test is scored once, by the job.
 """
 
 from __future__ import annotations

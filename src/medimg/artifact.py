@@ -6,6 +6,7 @@ exports/         the same network for other runtimes, each checked against model
 golden/          a few generated images with the probabilities that every runtime must give
 history.json     one row an epoch
 report/          the evaluation
+seen.json        hashes of the images of train and validation, so that they are never taken for unseen ones
 card.md          the model card
 digest.json      the hash of every file above
 looks.json       how often the test split was scored; it changes, so the digest leaves it out
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medimg.config import Task, TrainConfig
-from medimg.errors import ModelFolderError
+from medimg.errors import ConfigError, ModelFolderError
 from medimg.home import atomic_write
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ class ModelFolder:
             )
         try:
             record = ModelRecord.model_validate_json((path / "medimg.json").read_bytes())
-        except (OSError, ValidationError) as error:
+        except (OSError, ValidationError, ConfigError) as error:
             raise ModelFolderError(f"{path}: medimg.json is of another version of medimg: {error}") from None
         return cls(path.resolve(), record, found)
 
@@ -185,7 +186,11 @@ class ModelFolder:
     def seal(path: Path, record: ModelRecord) -> ModelFolder:
         """Writes `medimg.json` and the hashes of all files: the last step of training."""
         atomic_write(path / "medimg.json", record.model_dump_json(indent=1))
-        hashes = {name: _sha256(file) for name, file in _files(path).items()}
+        files = _files(path)
+        for file in files.values():
+            # Copies elsewhere may be links to the same file: an editor must not change them all.
+            file.chmod(0o444)
+        hashes = {name: _sha256(file) for name, file in files.items()}
         atomic_write(path / "digest.json", json.dumps({"digest": _digest_of(hashes), "files": hashes}, indent=1))
         return ModelFolder.load(path)
 

@@ -35,7 +35,7 @@ def _literals(annotation: Any) -> set[str]:
 class Settings(BaseModel):
     """A frozen set of settings; a mistake raises `ConfigError` with the nearest right name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -98,11 +98,13 @@ class TrainConfig(Settings):
         fine_tune_learning_rate: Adam's step size in fine-tuning.
         dropout: Share of features dropped before the last layer.
         augment: True (the defaults of `Augment`), False, or an `Augment`. Acts where the backbone is trained.
-        class_weight: "balanced" gives every class the same total weight; None weighs every image alike.
+        class_weight: "balanced" gives every class the same total weight, except that no image weighs more than 10, so
+            that the few images of a rare class do not rule training; None weighs every image alike.
         early_stopping: Epochs without a better validation loss before training stops; None: never.
         precision: "auto" is float32 on CPU and mixed_bfloat16 on GPUs that have it.
         threshold: How the decision threshold is chosen on validation: "youden", or a fixed probability.
-        seed: Of weights, data order, dropout and augmentation.
+        seed: Of weights, data order, dropout and augmentation. Not of splits: where the dataset has none they are
+            drawn the same way every time, so that runs with different seeds are judged on the same test images.
     """
 
     model: str = "mobilenet_v2"
@@ -195,6 +197,7 @@ class JobSpec(Settings):
         resources: What the job may use.
         data: Fingerprint of the dataset.
         pack: Address of the packed dataset.
+        samples: Name of the pack's manifest that says which image each row is.
         inputs: Role to name in the inputs folder: "weights", "model".
         split: The split to predict; None: all.
         code: Hash of the medimg that submitted the job.
@@ -209,6 +212,7 @@ class JobSpec(Settings):
     resources: Resources = Resources()
     data: str
     pack: str
+    samples: str
     inputs: dict[str, str] = Field(default_factory=dict)
     split: str | None = None
     code: str

@@ -74,12 +74,14 @@ class ImageRejected(MedimgError):  # noqa: N818 - the word of the contract
     Attributes:
         code: A short, stable word: see `medimg.data.decode.REJECTIONS`.
         name: The name under which the caller knows the image.
+        message: What is wrong and what to do, without the name and the code.
     """
 
     def __init__(self, code: str, name: str, message: str) -> None:
         super().__init__(f"{name}: {message} [{code}]")
         self.code = code
         self.name = name
+        self.message = message
 
 
 class WeightsError(MedimgError):

@@ -1,6 +1,29 @@
 """`python -m medimg.predict --spec … --data … --inputs … --out … --checkpoints …`: predicts a pack as a job."""
 
-from medimg.inference.batch import main
+from __future__ import annotations
+
+from medimg.artifact import ModelFolder
+from medimg.config import JobSpec
+from medimg.data.pack import Pack
+from medimg.inference.predictor import Predictor
+from medimg.job import Paths, Stop, run_job
+from medimg.progress import Event, Report
+
+
+def work(spec: JobSpec, paths: Paths, stop: Stop, report: Report) -> str:
+    """Predicts; the result is `out/predictions.csv`, keyed by sample id."""
+    predictor = Predictor(ModelFolder.load(paths.inputs / spec.inputs["model"]))
+    predictor.check_golden()
+
+    def watched(event: Event) -> None:
+        stop.check()
+        report(event)
+
+    table = predictor.predict_pack(Pack.open(paths.data, spec.samples), split=spec.split, report=watched)
+    paths.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(paths.out / "predictions.csv")
+    return f"{len(table):,} predictions"
+
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_job("medimg.predict", work))

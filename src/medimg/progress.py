@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Display", "Event", "Report", "emit", "heartbeat", "parse", "silent"]
+__all__ = ["Display", "Event", "Report", "emit", "heartbeat", "parse", "pulse", "silent"]
 
 KINDS = ("stage", "epoch", "log", "warning", "error", "done")
 
@@ -107,6 +107,44 @@ def heartbeat(stage: str, report: Report, *, message: str = "", every: float = 1
         thread.join()
 
 
+@contextmanager
+def pulse(report: Report, *, every: float = 1.5) -> Iterator[Report]:
+    """Yields a `report` that says the last stage again, with the seconds it has lasted, whenever nothing else is said.
+
+    So a bar moves through imports, compilations and exports, which cannot report from inside.
+    """
+    stop = threading.Event()
+    lock = threading.Lock()
+    stage: Event | None = None
+    began = said = time.monotonic()
+
+    def forward(event: Event) -> None:
+        nonlocal stage, began, said
+        with lock:
+            said = time.monotonic()
+            if event.kind == "stage":
+                stage, began = event, said
+            report(event)
+
+    def beat() -> None:
+        nonlocal said
+        while not stop.wait(every / 3):
+            with lock:
+                now = time.monotonic()
+                if stage is not None and now - said >= every:
+                    said = now
+                    message = f"{stage.message} {now - began:.0f} s".strip()
+                    report(Event("stage", stage.stage, stage.done, stage.total, message))
+
+    thread = threading.Thread(target=beat, name="pulse", daemon=True)
+    thread.start()
+    try:
+        yield forward
+    finally:
+        stop.set()
+        thread.join()
+
+
 class Display(AbstractContextManager["Display"]):
     """Shows events: a live bar in a terminal or notebook, lines in a log.
 
@@ -122,13 +160,17 @@ class Display(AbstractContextManager["Display"]):
         self._enabled = enabled
         self._progress: Any = None
         self._task: Any = None
+        self._started = False
+        self._fields = {"title": title, "count": "", "note": ""}
         self._stage = ""
         self._last_line = ("", 0.0)
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        if not self._enabled:
-            return self
+        return self
+
+    def _start(self) -> None:
+        """Starts the bar, with the first event: what shows nothing leaves no empty bar behind."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -144,9 +186,8 @@ class Display(AbstractContextManager["Display"]):
                 console=console,
                 transient=False,
             )
-            self._task = self._progress.add_task("starting", title=self.title, total=None, count="", note="")
+            self._task = self._progress.add_task("", total=None, **self._fields)
             self._progress.start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -159,6 +200,9 @@ class Display(AbstractContextManager["Display"]):
         if not self._enabled:
             return
         with self._lock:
+            if not self._started:
+                self._started = True
+                self._start()
             if self._progress is None:
                 self._write_line(event)
             else:
@@ -175,7 +219,7 @@ class Display(AbstractContextManager["Display"]):
             if event.stage != self._stage:
                 self._stage = event.stage
                 # A new stage starts its own clock and bar.
-                self._progress.reset(self._task, total=None, description=event.stage)
+                self._progress.reset(self._task, total=None, description=event.stage, **self._fields)
             count = f"{event.done:,}/{event.total:,}" if event.total else ""
             self._progress.update(
                 self._task,

@@ -1,6 +1,20 @@
 """`python -m medimg.train --spec … --data … --inputs … --out … --checkpoints …`: the one command of every backend."""
 
-from medimg.training.main import main
+from __future__ import annotations
+
+from medimg.config import JobSpec
+from medimg.job import Paths, Stop, run_job
+from medimg.progress import Report
+
+
+def work(spec: JobSpec, paths: Paths, stop: Stop, report: Report) -> str:
+    """Trains, exports and evaluates; the result is the sealed model folder `out/model`."""
+    # TensorFlow takes seconds to import, and the bar moves meanwhile.
+    from medimg.training.run import train
+
+    train(spec, paths, stop, report)
+    return "the model is ready"
+
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_job("medimg.train", work))

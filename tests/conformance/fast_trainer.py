@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from medimg.artifact import ModelFolder
 from medimg.config import JobSpec
@@ -46,16 +47,19 @@ def train(paths: argparse.Namespace, asked: list[object]) -> int:
     """Goes through the stages; returns 143 when asked to stop, with what was finished saved."""
     spec = JobSpec.model_validate_json(paths.spec.read_bytes())
     assert spec.config is not None
-    pack = Pack.open(paths.data, verify=True)
+    pack = Pack.open(paths.data, spec.samples, verify=True)
     pack.targets(pack.rows("train"))
     state = paths.checkpoints / "state.json"
     history = json.loads(state.read_text()) if state.exists() else []
+    for row in history:
+        tell(row, spec.config.epochs)
     while len(history) < spec.config.epochs:
+        started = time.perf_counter()
         emit(Event("stage", "fitting", len(history), spec.config.epochs))
         time.sleep(EPOCH_SECONDS)
-        values = {"loss": 1 / (1 + len(history))}
+        values = {"loss": 1 / (1 + len(history)), "seconds": time.perf_counter() - started}
         history.append({"phase": "fitting", "epoch": len(history) + 1, **values})
-        emit(Event("epoch", "fitting", len(history), spec.config.epochs, values=values))
+        tell(history[-1], spec.config.epochs)
         atomic_write(state, json.dumps(history))
         if asked:
             emit(Event("log", message="stopped; what was finished is saved"))
@@ -72,6 +76,12 @@ def train(paths: argparse.Namespace, asked: list[object]) -> int:
         emit(Event("epoch", "evaluating", message=split, values=figures))
     emit(Event("done", message="the model is ready"))
     return 0
+
+
+def tell(row: dict[str, Any], epochs: int) -> None:
+    """Reports one row of the history."""
+    values = {name: value for name, value in row.items() if name not in ("phase", "epoch")}
+    emit(Event("epoch", row["phase"], row["epoch"], epochs, values=values))
 
 
 if __name__ == "__main__":

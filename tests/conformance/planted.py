@@ -242,6 +242,22 @@ class SilentRedeploy(Honest):
         super()._deploy(name, folder, config, details)
 
 
+class IgnoredSettings(Honest):
+    """Says of every endpoint that it has the settings that were asked for last."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self._asked: Mapping[str, Any] = {}
+
+    def _deploy(self, name: str, folder: Path, config: ServeConfig, details: Mapping[str, Any]) -> None:
+        self._asked = config.model_dump(mode="json")
+        super()._deploy(name, folder, config, details)
+
+    def _describe(self, kind: Kind, id: str) -> Resource:
+        found = super()._describe(kind, id)
+        return replace(found, details={**found.details, "config": self._asked}) if kind == "endpoint" else found
+
+
 class StaleAnswers(Honest):
     """Gives the answer to the image before."""
 
@@ -409,6 +425,9 @@ BUGS: dict[str, tuple[type[FolderBackend], tuple[str, ...]]] = {
             "test_deploying_the_same_model_again_returns_the_endpoint",
             "test_deploying_another_model_under_a_taken_name_is_refused",
         ),
+    ),
+    "an endpoint with other settings taken for the same": (
+        IgnoredSettings, ("test_deploying_with_other_settings_under_a_taken_name_is_refused",),
     ),
     "answers to other images": (StaleAnswers, ("test_predict_many_keeps_the_order",)),
     "rejections that are swallowed": (

@@ -68,6 +68,10 @@ def test_two_packages_for_one_name_are_an_error(
     with pytest.raises(ConfigError, match="folder") as caught:
         medimg.backend("folder", root=tmp_path)
     assert "medimg-folder" in str(caught.value) and "other-folder" in str(caught.value)
+    assert medimg.backend("local").name == "local", "the others have nothing to do with it"
+    (info,) = [info for info in medimg.available_backends() if info.name == "folder"]
+    assert not info.installed and info.hint.startswith("pip uninstall")
+    assert "medimg-folder" in info.source and "other-folder" in info.source
 
 
 def test_a_package_cannot_take_the_name_of_a_backend_of_medimg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,9 +94,9 @@ def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             config = TrainConfig(model_options={"alpha": 0.35}, weights="backbone.weights.h5", image_size=64, epochs=3,
                                  fine_tune_epochs=2, fine_tune_learning_rate=1e-4, **common)  # fmt: skip
         pack = build(dataset, 64, facts=dataset.index())
-        spec = JobSpec(base="exact", checkpoints="exact", config=config, data="data", pack=pack.name, inputs=inputs,
-                       code="code")  # fmt: skip
-        yield Job(root, pack, spec)
+        spec = JobSpec(base="exact", checkpoints="exact", config=config, data="data", pack=pack.path.name,
+                       samples=pack.manifest, inputs=inputs, code="code")  # fmt: skip
+        yield Job(root, pack.path, spec)
 
 
 @pytest.fixture(scope="module")

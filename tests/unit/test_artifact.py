@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from medimg.artifact import ModelFolder, add_look
-from medimg.errors import ModelFolderError
+from medimg.errors import DatasetError, ModelFolderError
 
 
 @pytest.fixture
 def folder(trained: ModelFolder, tmp_path: Path) -> Path:
     """A copy to change."""
-    return Path(shutil.copytree(trained.path, tmp_path / "model"))
+    return Path(shutil.copytree(trained.path, tmp_path / "model", copy_function=shutil.copyfile))
 
 
 def test_a_trained_folder_holds_all_that_the_design_names(trained: ModelFolder) -> None:
@@ -138,3 +138,41 @@ def test_evaluating_again_gives_the_figures_of_training_and_counts_the_look(fold
     assert report.metrics == pytest.approx(model.record.metrics["test"], abs=1e-6)
     assert report.test_looks == 2
     assert ModelFolder.load(folder).test_looks == 2
+
+
+def test_images_of_training_are_never_taken_for_unseen_ones(folder: Path, phantoms: Path, tmp_path: Path) -> None:
+    """Under other names and without splits, as when training divided the folder itself."""
+    from medimg.data.dataset import Dataset
+
+    flat = tmp_path / "flat"
+    for path in sorted(phantoms.glob("*/*/*")):
+        target = flat / path.parent.name / f"renamed-{path.parent.parent.name}-{path.name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    model = ModelFolder.load(folder)
+    with pytest.raises(DatasetError, match="were used to train this model"):
+        model.evaluate(Dataset.from_folder(flat))
+    with pytest.raises(DatasetError, match="were used to train this model"):
+        model.evaluate(Dataset.from_folder(phantoms), split="train")
+    assert ModelFolder.load(folder).test_looks == 1, "a refused look is no look"
+    for path in flat.glob("*/renamed-[tv][ra]*"):
+        path.unlink()
+    assert model.evaluate(Dataset.from_folder(flat)).metrics == pytest.approx(model.record.metrics["test"], abs=1e-6)
+
+
+def test_another_task_is_refused(folder: Path, phantoms: Path) -> None:
+    """The classes must be the model's own."""
+    from dataclasses import replace
+
+    from medimg.data.dataset import Dataset
+
+    other = replace(Dataset.from_folder(phantoms), classes=("CLEAR", "MASS"), positive="MASS")
+    with pytest.raises(DatasetError, match=r"the model binary with CLEAR, NODULE"):
+        ModelFolder.load(folder).evaluate(other)
+
+
+def test_sealed_files_cannot_be_changed_in_place_by_accident(trained: ModelFolder) -> None:
+    """Copies may be links to the same file."""
+    import stat
+
+    assert stat.S_IMODE((trained.path / "card.md").stat().st_mode) == 0o444

@@ -395,7 +395,7 @@ def test_deploy_tells_how_to_ask_and_to_delete_without_showing_the_key(
         command = line[1].replace("@IMAGE", f"@'{image}'")
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
         assert json.loads(done.stdout)["label"] in ("CLEAR", "NODULE")
-    assert key in medimg_says("deploy", trained.job, "--name", "tiny-server", "--show-key").out
+    assert key in medimg_says("deploy", trained.job, "--name", "tiny-server", "--ttl-hours", "0.5", "--show-key").out
 
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not an image")

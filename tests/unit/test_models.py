@@ -279,6 +279,7 @@ def test_a_network_without_a_backbone_says_so_when_asked_to_fine_tune() -> None:
         ({"model": "small_cnn"}, "Set weights=None"),
         ({"model": "mini_xception", "weights": "some.h5"}, "Set weights=None"),
         ({"model": "small_cnn", "weights": None, "fine_tune_epochs": 1}, "Set fine_tune_epochs=0"),
+        ({"weights": None, "fine_tune_epochs": 1}, "with weights=None there is nothing to fine-tune"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_right_one(settings: dict[str, Any], message: str) -> None:

@@ -65,8 +65,13 @@ def load(root: Path) -> Dataset:
 
 
 def packed(dataset: Dataset, size: int = SIDE, report: Report = silent) -> Path:
-    """Builds the pack."""
-    return build(dataset, size, facts=dataset.index(), report=report)
+    """Builds the pack and returns its folder."""
+    return build(dataset, size, facts=dataset.index(), report=report).path
+
+
+def manifests(folder: Path) -> list[str]:
+    """Returns the names of a pack's manifests."""
+    return sorted(path.name for path in folder.glob("samples-*.jsonl"))
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -140,24 +145,66 @@ def test_unknown_labels_are_nan(tmp_path: Path) -> None:
 # -- where it lies ---------------------------------------------------------------------------------------------------
 
 
-def test_the_same_content_is_the_same_pack(root: Path, tmp_path: Path, decoded: list[str]) -> None:
-    """Whatever the files are called and whichever the salt: only the manifest is written anew."""
-    first = packed(load(root))
+def test_the_same_content_is_the_same_pack(root: Path, decoded: list[str]) -> None:
+    """Whatever the files are called and whichever the salt: only a manifest is added, and no file is changed."""
+    dataset = load(root)
+    first = packed(dataset)
     before = content(first)
     decoded.clear()
     (root / "train/NORMAL/p0.png").rename(root / "train/NORMAL/p99.png")
     assert packed(load(root)) == first
-    renamed = content(first)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDIMG_SALT", "another")
         salted = load(root)
-        assert packed(salted) == first
+        last = build(salted, SIDE, facts=salted.index())
+    assert last.path == first
     assert decoded == []
     after = content(first)
-    assert Pack.open(first, verify=True).samples
-    changed = {name for name in before if before[name] != renamed[name] or renamed[name] != after[name]}
-    assert changed == {"samples.jsonl", "pack.json"}
-    assert {sample.id for sample in Pack.open(first).samples} == {sample.id for sample in salted.samples}
+    assert {name: after[name] for name in before} == before
+    assert len(manifests(first)) == 3
+    assert {sample.id for sample in last.samples} == {sample.id for sample in salted.samples}
+
+
+def test_a_job_reads_the_manifest_it_was_submitted_with(root: Path) -> None:
+    """Also when the same images were packed under other names since then."""
+    dataset = load(root)
+    first = build(dataset, SIDE, facts=dataset.index())
+    (root / "train/NORMAL/p0.png").rename(root / "train/NORMAL/p99.png")
+    renamed = load(root)
+    second = build(renamed, SIDE, facts=renamed.index())
+    assert (first.path, first.manifest != second.manifest) == (second.path, True)
+    for pack, images in ((first, dataset), (second, renamed)):
+        again = Pack.open(pack.path, pack.manifest, verify=True)
+        assert {sample.id for sample in again.samples} == {sample.id for sample in images.samples}
+        assert again.fingerprint == renamed.fingerprint
+    with pytest.raises(DatasetError, match=r"has 2 manifests\. Say which: Pack\.open\(path, 'samples-\w{16}\.jsonl'\)"):
+        Pack.open(first.path)
+
+
+def test_a_manifest_that_is_not_there_is_named(root: Path) -> None:
+    """A pack without the one that was asked for, and one without any."""
+    folder = packed(load(root))
+    with pytest.raises(DatasetError, match=r"samples-0\.jsonl is missing"):
+        Pack.open(folder, "samples-0.jsonl")
+    (folder / manifests(folder)[0]).unlink()
+    with pytest.raises(DatasetError, match=r"samples-\*\.jsonl is missing"):
+        Pack.open(folder)
+
+
+def test_a_pack_is_forgotten_only_when_nobody_needs_it(root: Path) -> None:
+    """Not while a submit holds it, nor while a job names it; the next build makes it again."""
+    dataset = load(root)
+    pack = build(dataset, SIDE, facts=dataset.index())
+    name = pack.path.name
+    assert not packing.forget(name, wanted=lambda: False)
+    assert pack.path.exists()
+    del pack
+    assert not packing.forget(name, wanted=lambda: True)
+    assert packing.forget(name, wanted=lambda: False)
+    assert not packing.forget(name, wanted=lambda: False)
+    folder = packed(dataset)
+    assert folder.name == name
+    assert Pack.open(folder, verify=True).samples
 
 
 def test_a_pack_that_is_there_is_used(root: Path, decoded: list[str]) -> None:
@@ -252,7 +299,7 @@ def test_a_file_that_changes_before_it_is_packed_is_refused(root: Path, change: 
 
 def damage(folder: Path, kind: str) -> None:
     """Does to a pack what a bad download or disk does."""
-    shard, manifest, facts = folder / "images-00001.u8", folder / "samples.jsonl", folder / "pack.json"
+    shard, manifest, facts = folder / "images-00001.u8", folder / manifests(folder)[0], folder / "pack.json"
     if kind == "shard cut":
         shard.write_bytes(shard.read_bytes()[:-1])
     elif kind == "shard gone":
@@ -275,13 +322,14 @@ def damage(folder: Path, kind: str) -> None:
         facts.unlink()
 
 
-SEEN_AT_ONCE = ["shard cut", "shard gone", "manifest cut", "no JSON", "other JSON", "a field gone", "another version",
+MANIFEST = ["manifest cut", "one label"]
+SEEN_AT_ONCE = [*MANIFEST, "shard cut", "shard gone", "no JSON", "other JSON", "a field gone", "another version",
                 "facts gone"]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [*SEEN_AT_ONCE, "one bit of a shard", "one label"])
+@pytest.mark.parametrize("kind", [*SEEN_AT_ONCE, "one bit of a shard"])
 def test_a_damaged_pack_is_refused_and_built_anew(root: Path, kind: str, decoded: list[str]) -> None:
-    """Lengths are compared on each opening, hashes with `verify`; what is seen at once is mended by the next build."""
+    """The shards' hashes are compared with `verify`, all else on each opening, and mended by the next build."""
     folder = packed(load(root))
     before = content(folder)
     damage(folder, kind)
@@ -291,16 +339,29 @@ def test_a_damaged_pack_is_refused_and_built_anew(root: Path, kind: str, decoded
     if kind in SEEN_AT_ONCE:
         assert packed(load(root)) == folder
         assert content(folder) == before
-        assert len(decoded) == 18
+        assert len(decoded) == (0 if kind in MANIFEST else 18)
+
+
+def test_a_pack_that_is_built_anew_keeps_the_manifests_of_other_jobs(root: Path) -> None:
+    """They may still run; one that is itself damaged is not kept."""
+    dataset = load(root)
+    first = build(dataset, SIDE, facts=dataset.index())
+    (first.path / "samples-0123456789abcdef.jsonl").write_text("damaged")
+    (root / "train/NORMAL/p0.png").rename(root / "train/NORMAL/p99.png")
+    damage(first.path, "shard cut")
+    folder = packed(load(root))
+    assert len(manifests(folder)) == 2
+    assert Pack.open(folder, first.manifest).samples == first.samples
 
 
 def test_a_damaged_line_is_named(root: Path) -> None:
-    """Where its length is right and nobody has verified."""
+    """Where it was changed after the pack was opened."""
     folder = packed(load(root))
-    manifest = folder / "samples.jsonl"
+    pack = Pack.open(folder)
+    manifest = folder / pack.manifest
     manifest.write_text(manifest.read_text().replace("{", "[", 1))
-    with pytest.raises(DatasetError, match=r"samples\.jsonl, line 1 is damaged"):
-        Pack.open(folder).samples  # noqa: B018
+    with pytest.raises(DatasetError, match=r"samples-\w+\.jsonl, line 1 is damaged"):
+        pack.samples  # noqa: B018
 
 
 def test_no_pack_is_no_pack(tmp_path: Path) -> None:
@@ -351,7 +412,7 @@ def test_two_builders_at_once_make_one_pack(root: Path, decoded: list[str]) -> N
     dataset = load(root)
     facts = dataset.index()
     found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(build(dataset, SIDE, facts=facts))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: found.append(build(dataset, SIDE, facts=facts).path)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -389,7 +450,7 @@ def test_a_full_disk_is_a_typed_error_and_keeps_what_is_done(
     first = len(decoded)
     assert 4 <= first < 18
     ballast.unlink()
-    folder = build(dataset, side, facts=facts)
+    folder = build(dataset, side, facts=facts).path
     assert len(decoded) < 18 + first
     assert Pack.open(folder, verify=True).samples
 
@@ -401,7 +462,7 @@ def test_a_disk_that_fills_at_any_write_costs_no_more_than_that_shard(
     monkeypatch.setenv("MEDIMG_SALT", "one")
     dataset = load(root)
     facts = dataset.index()
-    expected = content(build(dataset, SIDE, facts=facts))
+    expected = content(build(dataset, SIDE, facts=facts).path)
     real = os.fsync
     left = 0
 
@@ -413,7 +474,7 @@ def test_a_disk_that_fills_at_any_write_costs_no_more_than_that_shard(
         real(descriptor)
 
     shards = 5
-    for allowed in range(shards + 2):  # then samples.jsonl and pack.json
+    for allowed in range(shards + 2):  # then the manifest and pack.json
         monkeypatch.setenv("MEDIMG_HOME", str(tmp_path / f"home {allowed}"))
         left = allowed
         monkeypatch.setattr(os, "fsync", full)
@@ -421,7 +482,7 @@ def test_a_disk_that_fills_at_any_write_costs_no_more_than_that_shard(
             build(dataset, SIDE, facts=facts)
         monkeypatch.setattr(os, "fsync", real)
         decoded.clear()
-        folder = build(dataset, SIDE, facts=facts)
+        folder = build(dataset, SIDE, facts=facts).path
         assert content(folder) == expected
         assert len(decoded) == max(0, 18 - 4 * allowed)
         assert not list(folder.parent.glob(".*.building"))

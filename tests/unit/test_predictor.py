@@ -18,6 +18,14 @@ from medimg.inference.decision import Prediction, decide, distribution
 from medimg.inference.predictor import Predictor
 
 
+def test_a_runtime_that_gives_no_numbers_is_refused(trained: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN is further off than any tolerance."""
+    predictor = Predictor(trained)
+    monkeypatch.setattr(predictor.runtime, "outputs", lambda images: np.full((len(images), 1), np.nan))
+    with pytest.raises(RuntimeMismatchError):
+        predictor.check_golden()
+
+
 @pytest.fixture(scope="module")
 def images(phantoms: Path) -> list[Path]:
     """Test images of both classes."""
@@ -50,7 +58,7 @@ def test_golden_inputs_agree_on_both_runtimes(trained: ModelFolder) -> None:
 
 def test_a_runtime_that_drifts_is_refused(trained: ModelFolder, tmp_path: Path) -> None:
     """Golden probabilities that this environment does not reach: the server would not become ready."""
-    folder = Path(shutil.copytree(trained.path, tmp_path / "model"))
+    folder = Path(shutil.copytree(trained.path, tmp_path / "model", copy_function=shutil.copyfile))
     golden = json.loads((folder / "golden" / "golden.json").read_text())
     golden = {name: [values[0] + 3e-4, values[1] - 3e-4] for name, values in golden.items()}
     (folder / "golden" / "golden.json").write_text(json.dumps(golden))

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from medimg.progress import Display, Event, emit, heartbeat, parse
+from medimg.progress import Display, Event, emit, heartbeat, parse, pulse
 
 
 def test_an_event_survives_the_way_through_a_log(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +34,23 @@ def test_the_heartbeat_moves_while_work_is_silent() -> None:
     assert count >= 3
     assert {event.stage for event in seen} == {"exporting"}
     time.sleep(0.12)
+    assert len(seen) == count
+
+
+def test_the_pulse_repeats_the_last_stage_while_nothing_is_said() -> None:
+    """With its count, and only as long as it lasts."""
+    seen: list[Event] = []
+    with pulse(seen.append, every=0.06) as report:
+        time.sleep(0.15)
+        assert seen == [], "before the first stage there is nothing to repeat"
+        report(Event("stage", "fitting", 3, 10, "epoch 1/3"))
+        time.sleep(0.25)
+        report(Event("stage", "exporting"))
+    count = len(seen)
+    assert count >= 4
+    assert all((event.stage, event.done, event.total) == ("fitting", 3, 10) for event in seen[:-1])
+    assert seen[1].message.startswith("epoch 1/3 ")
+    time.sleep(0.1)
     assert len(seen) == count
 
 

@@ -148,7 +148,8 @@ def test_untouched_originals_are_read_at_every_size_and_mode() -> None:
 def test_a_pack_of_real_films_is_what_decoding_gives(nih: Dataset) -> None:
     """A tenth of them, bit for bit, with patients' salted groups."""
     part = nih.split().subset(0.1, split=None)
-    pack = Pack.open(build(part, 64, facts=part.index()), verify=True)
+    built = build(part, 64, facts=part.index())
+    pack = Pack.open(built.path, built.manifest, verify=True)
     assert len(pack) == len(part)
     assert pack.channels == 1
     for row, packed in enumerate(pack.samples):
@@ -176,4 +177,4 @@ def test_files_that_break_readers_are_rejected_by_name(tmp_path: Path) -> None:
     assert len(dataset.fingerprint) == 32
     assert dataset.summary()
     sound = replace(dataset.without(rejected))
-    assert len(Pack.open(build(sound, 16, facts=sound.index()), verify=True)) == len(sound)
+    assert len(Pack.open(build(sound, 16, facts=sound.index()).path, verify=True)) == len(sound)

@@ -104,6 +104,8 @@ def test_what_is_no_image_is_refused_with_its_code(server: Server, body: bytes, 
     status, answer = server.ask("POST", "/predict", body, x_api_key="right")
     assert status == 415
     assert answer["code"] in (code, "not-an-image", "corrupt")
+    # Whoever asked knows the name of the image, and the code has its own field.
+    assert not answer["error"].startswith("image") and answer["code"] not in answer["error"].split()[-1]
     assert server.ask("GET", "/ping")[0] == 200
 
 
@@ -111,7 +113,7 @@ def test_a_body_that_is_too_large_is_cut_off(server: Server) -> None:
     """Whatever length it declares."""
     status, answer = server.ask("POST", "/predict", bytes(MAX_BODY + 1), x_api_key="right")
     assert status == 413
-    assert "10 MB" in answer["error"]
+    assert "64 MB" in answer["error"]
 
 
 def test_the_server_loads_no_framework(server: Server) -> None:
@@ -124,7 +126,7 @@ def test_the_server_loads_no_framework(server: Server) -> None:
 
 def test_a_model_that_answers_otherwise_never_becomes_ready(trained: ModelFolder, tmp_path: Path) -> None:
     """The golden inputs are checked before the first request."""
-    folder = Path(shutil.copytree(trained.path, tmp_path / "model"))
+    folder = Path(shutil.copytree(trained.path, tmp_path / "model", copy_function=shutil.copyfile))
     golden = json.loads((folder / "golden" / "golden.json").read_text())
     (folder / "golden" / "golden.json").write_text(json.dumps({name: [0.5, 0.5] for name in golden}))
     ModelFolder.seal(folder, trained.record)
@@ -132,6 +134,16 @@ def test_a_model_that_answers_otherwise_never_becomes_ready(trained: ModelFolder
     assert process.wait(60) == 1
     assert not address.exists()
     assert "golden input" in (tmp_path / "server" / "log").read_text()
+
+
+def test_a_model_that_was_changed_and_sealed_again_is_not_served(trained: ModelFolder, tmp_path: Path) -> None:
+    """Its own digest fits it; the one that was deployed does not."""
+    folder = Path(shutil.copytree(trained.path, tmp_path / "model"))
+    ModelFolder.seal(folder, trained.record.model_copy(update={"notices": ("changed",)}))
+    process, address = start(folder, tmp_path / "server", "--digest", trained.digest)
+    assert process.wait(60) == 1
+    assert not address.exists()
+    assert trained.digest[:8] in (tmp_path / "server" / "log").read_text()
 
 
 def test_a_public_address_without_a_key_is_refused(trained: ModelFolder, tmp_path: Path) -> None:

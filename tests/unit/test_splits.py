@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from image_folders import cut, tree
 
 from medimg.data.dataset import Dataset, Sample, Split
+from medimg.data.index import PixelFacts
 from medimg.data.splits import ready_for_training
 from medimg.errors import AuditError, DatasetError
 from medimg.progress import Event
@@ -235,6 +236,11 @@ def test_a_subset_of_nothing_is_refused() -> None:
 # -- what training insists on ----------------------------------------------------------------------------------------
 
 
+def readable(dataset: Dataset) -> dict[str, PixelFacts]:
+    """Returns the facts of images that can all be read."""
+    return {sample.id: PixelFacts(sample.id, 8, 8, 1) for sample in dataset.samples}
+
+
 def prepared(dataset: Dataset, *allow: str) -> tuple[Dataset, str]:
     """Returns the dataset that is trained on and its notices."""
     ready, notices = ready_for_training(dataset, seed=0, allow=allow)
@@ -356,17 +362,15 @@ def test_a_dataset_without_train_or_with_gaps_is_refused() -> None:
     some = replace(dataset, samples=(replace(first, split="train"), *others))
     test = replace(dataset, samples=tuple(replace(sample, split="test") for sample in dataset.samples))
     for wrong, message in ((some, "some images have a split and some have none"), (test, "no images to train on")):
-        with pytest.raises(DatasetError, match=message), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Dataset, "rejected", lambda *_: {})
-            ready_for_training(wrong, seed=0, allow=())
+        with pytest.raises(DatasetError, match=message):
+            ready_for_training(wrong, allow=(), facts=readable(wrong))
 
 
 def test_labels_may_be_absent_from_small_splits() -> None:
     """A rare label cannot be in all; it is said and no error."""
     rows = [((int(number % 2), int(number == 0)), str(number)) for number in range(200)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Dataset, "rejected", lambda *_: {})
-        _, notices = prepared(dataset_of(rows, 2, "multilabel"))
+    dataset = dataset_of(rows, 2, "multilabel")
+    _, notices = ready_for_training(dataset, allow=(), facts=readable(dataset))
     assert "val has no image of 'class 1'" in notices
 
 

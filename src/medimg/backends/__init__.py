@@ -33,17 +33,13 @@ class BackendInfo:
     hint: str = ""
 
 
-def _known() -> dict[str, tuple[str, str]]:
-    """Returns name to (module:class, package)."""
-    known = {"local": ("medimg.backends.local:LocalBackend", "medimg")}
+def _known() -> dict[str, list[tuple[str, str]]]:
+    """Returns name to (module:class, package); two packages that bring the same name are both listed."""
+    known = {"local": [("medimg.backends.local:LocalBackend", "medimg")]}
     for entry in metadata.entry_points(group=GROUP):
-        package = entry.dist.name if entry.dist else "?"
-        other = known.get(entry.name)
-        if other is not None and other != (entry.value, package):
-            raise ConfigError(
-                f"two packages bring a backend named {entry.name!r}: {other[1]} and {package}. Uninstall one of them"
-            )
-        known[entry.name] = (entry.value, package)
+        brought = (entry.value, entry.dist.name if entry.dist else "?")
+        if brought not in known.setdefault(entry.name, []):
+            known[entry.name].append(brought)
     return known
 
 
@@ -67,7 +63,10 @@ def backend(name: str = "local", **options: Any) -> Backend:
     known = _known()
     if name not in known:
         raise ConfigError(f"there is no backend {name!r}.{did_you_mean(name, known)}")
-    made = _load(known[name][0])
+    if len(known[name]) > 1:
+        packages = " and ".join(package for _, package in known[name])
+        raise ConfigError(f"two packages bring a backend named {name!r}: {packages}. Uninstall one of them")
+    made = _load(known[name][0][0])
     accepted = made.options()
     for option in options:
         if option not in accepted:
@@ -78,12 +77,17 @@ def backend(name: str = "local", **options: Any) -> Backend:
 def available_backends() -> tuple[BackendInfo, ...]:
     """Returns the backends that are known here, which of them can be used, and what to install for the others."""
     found = []
-    for name, (target, package) in sorted(_known().items()):
+    for name, brought in sorted(_known().items()):
+        if len(brought) > 1:
+            packages = [package for _, package in brought]
+            found.append(BackendInfo(name, False, " and ".join(packages), f"pip uninstall {packages[-1]}"))
+            continue
+        target, package = brought[0]
         try:
             _load(target)
         except MissingExtraError as error:
             found.append(BackendInfo(name, False, package, f"pip install 'medimg[{error.extra}]'"))
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:
             found.append(BackendInfo(name, False, package, f"pip install --upgrade {package}  ({error})"))
         else:
             found.append(BackendInfo(name, True, package))

@@ -38,9 +38,13 @@ class Backend(ABC):
 
     Class attributes:
         name: What `medimg.backend` takes.
+        job_poll_seconds: Between two questions about a job that is waited for.
+        endpoint_poll_seconds: Likewise about an endpoint that is starting.
     """
 
     name: ClassVar[str]
+    job_poll_seconds: ClassVar[float] = 0.5
+    endpoint_poll_seconds: ClassVar[float] = 0.5
 
     # == verbs ========================================================================================================
 
@@ -141,7 +145,7 @@ class Backend(ABC):
     ) -> Endpoint:
         """Serves a model and returns its endpoint when it is ready.
 
-        Deploying the same model under the same name again returns the endpoint that is there.
+        Deploying the same model under the same name with the same settings again returns the endpoint that is there.
 
         Args:
             model: A `ModelFolder`, a job, a registered version, or a path; None: the latest completed job's.
@@ -150,23 +154,30 @@ class Backend(ABC):
 
         Raises:
             NotFoundError: Nothing was trained yet.
-            AlreadyExistsError: The name serves another model.
+            AlreadyExistsError: The name serves another model, or with other settings.
             EndpointError: The endpoint did not become ready; the message ends with its log.
         """
         config = config or ServeConfig()
         folder = self._model_folder(model if model is not None else self._latest())
         name = check_name(name or f"medimg-{folder.digest[:8]}", what="an endpoint")
         endpoint = Endpoint(self, name)
+        details = {"digest": folder.digest, "config": config.model_dump(mode="json")}
         try:
-            self._deploy(name, folder.path, config, {"digest": folder.digest})
+            self._deploy(name, folder.path, config, details)
         except AlreadyExistsError:
             existing = self._describe("endpoint", name)
-            failed = existing.status == "failed"
-            if failed or existing.details.get("digest") != folder.digest:
-                raise AlreadyExistsError(
-                    f"an endpoint {name!r} exists and {'has failed' if failed else 'serves another model'}. "
-                    f"Delete it with backend.endpoint({name!r}).delete(), or pass another name="
-                ) from None
+            if existing.status == "failed":
+                differs = "has failed"
+            elif existing.details.get("digest") != folder.digest:
+                differs = "serves another model"
+            elif existing.details.get("config") != details["config"]:
+                differs = "serves this model with other settings"
+            else:
+                return endpoint.wait()
+            raise AlreadyExistsError(
+                f"an endpoint {name!r} exists and {differs}. "
+                f"Delete it with backend.endpoint({name!r}).delete(), or pass another name="
+            ) from None
         return endpoint.wait()
 
     @final
@@ -223,7 +234,9 @@ class Backend(ABC):
     @classmethod
     def options(cls) -> tuple[str, ...]:
         """Returns the keywords that the backend's constructor takes."""
-        return tuple(name for name in inspect.signature(cls.__init__).parameters if name != "self")
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return tuple(p.name for p in parameters if p.name != "self" and p.kind in named)
 
     def _run(self, work: Submission, force: bool, report: Report) -> Job:
         attempts = [resource for resource in self._list("job") if resource.id.rpartition("-")[0] == work.base]
@@ -256,10 +269,11 @@ class Backend(ABC):
         return Job(self, max(done, key=lambda resource: resource.created).id)
 
     def _model_folder(self, model: Deployable) -> ModelFolder:
-        if isinstance(model, ModelFolder):
-            return ModelFolder.load(model.path, digest=model.digest)
         if isinstance(model, Job):
-            return model.model
+            model = model.model
+        if isinstance(model, ModelFolder):
+            # Verified anew: its files may have been changed since it was loaded.
+            return ModelFolder.load(model.path, digest=model.digest)
         if isinstance(model, ModelVersion):
             return model.load()
         if isinstance(model, (str, os.PathLike)):

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Endpoint", "Job", "ModelVersion"]
 
-POLL_SECONDS = 0.5
 _LAST_LINES = 15
 # TensorFlow's start-up notes would push what matters out of the last lines.
 _NOISE = re.compile(r"[IWE]0000 00:00:|WARNING: All log messages before absl::|INFO: Created TensorFlow Lite|\s*$")
@@ -50,6 +49,7 @@ class Job:
     def __init__(self, backend: Backend, id: str) -> None:
         self.backend = backend
         self.id = id
+        self._model: ModelFolder | None = None
 
     @property
     def status(self) -> str:
@@ -66,14 +66,20 @@ class Job:
         """Yields the lines of the log; with `follow` until the job ends, as they come."""
         position = 0
         while True:
-            # The status is asked first: lines written between the two questions are read by the second.
-            ended = not follow or self._resource.status not in ("queued", "running")
-            lines, position = self.backend._log("job", self.id, position)
+            try:
+                # The status is asked first: lines written between the two questions are read by the second.
+                ended = not follow or self._resource.status not in ("queued", "running")
+                lines, position = self.backend._log("job", self.id, position)
+            except UnreachableError:
+                if not follow:
+                    raise
+                # Not to be reached is not to have ended: keep asking.
+                ended, lines = False, []
             yield from lines
             if ended and not lines:
                 return
             if not lines:
-                time.sleep(POLL_SECONDS)
+                time.sleep(self.backend.job_poll_seconds)
 
     def wait(self, timeout: float | None = None) -> Self:
         """Shows progress until the job ends, and returns it.
@@ -111,7 +117,7 @@ class Job:
                             f"{self.id} is still {status}; wait again with backend.job({self.id!r}).wait()"
                         )
                     if not lines:
-                        time.sleep(POLL_SECONDS)
+                        time.sleep(self.backend.job_poll_seconds)
             except KeyboardInterrupt:
                 display(Event("log", message=f"the job goes on: backend.job({self.id!r}).wait(), or .cancel()"))
                 raise
@@ -151,15 +157,18 @@ class Job:
 
     @property
     def model(self) -> ModelFolder:
-        """The trained model, fetched and verified.
+        """The trained model, fetched and verified the first time that this handle is asked for it.
 
         Raises:
             BackendError: The job is not completed, or predicts instead of training.
         """
-        folder = self._finished() / "model"
-        if not folder.exists():
-            raise BackendError(f"{self.id} is a prediction job: see job.predictions")
-        return ModelFolder.load(folder)
+        # The local copy goes when the job is deleted.
+        if self._model is None or not self._model.path.exists():
+            folder = self._finished() / "model"
+            if not folder.exists():
+                raise BackendError(f"{self.id} is a prediction job: see job.predictions")
+            self._model = ModelFolder.load(folder)
+        return self._model
 
     @property
     def report(self) -> Report:
@@ -196,14 +205,25 @@ class Job:
 
     @property
     def timings(self) -> dict[str, float]:
-        """Seconds of each stage on the job's machine, in order, by the times in its log."""
+        """Seconds of queueing, of each stage on the job's machine and of each epoch, by the times in its log.
+
+        The epochs ("epoch 1", …) are parts of the stages "fitting" and "fine-tuning".
+        """
         spent: dict[str, float] = {}
+        epochs: dict[tuple[str, int], float] = {}
         before: Event | None = None
         for event in self._events():
+            if before is None:
+                # Two clocks, where the job runs elsewhere.
+                spent["queueing"] = max(0.0, event.time - self._resource.created)
+            if event.kind == "epoch" and "seconds" in event.values:
+                epochs[event.stage, event.done] = float(event.values["seconds"])
             if before is not None and before.stage:
                 spent[before.stage] = spent.get(before.stage, 0.0) + max(0.0, event.time - before.time)
             if event.stage:
                 before = event
+        # Fine-tuning counts its epochs from one again; here they go on from those before.
+        spent |= {f"epoch {number}": seconds for number, seconds in enumerate(epochs.values(), start=1)}
         return {stage: round(seconds, 3) for stage, seconds in spent.items()}
 
     def __repr__(self) -> str:
@@ -344,7 +364,7 @@ class Endpoint:
                     display(Event("stage", "starting", message=f"{time.monotonic() - started:.0f} s"))
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"the endpoint {self.name!r} is still starting; wait again with .wait()")
-                time.sleep(0.1)
+                time.sleep(self.backend.endpoint_poll_seconds)
 
     def delete(self) -> None:
         """Deletes the endpoint with all that belongs to it; deleting it twice is no error."""

@@ -7,20 +7,30 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import medimg
 from medimg.artifact import ModelFolder
+from medimg.data.pack import forget
 from medimg.errors import ConfigError
-from medimg.home import atomic_folder, atomic_write, home, storage_errors
+from medimg.home import Use, atomic_copy, atomic_folder, drop, home, make_folder, storage_errors
 
-__all__ = ["base_name", "check_name", "code_digest", "file_input", "inputs_folder", "link_tree", "model_input"]
+__all__ = [
+    "base_name",
+    "check_name",
+    "code_digest",
+    "file_input",
+    "forget_shared",
+    "inputs_folder",
+    "link_tree",
+    "model_input",
+]
 
 # What SageMaker, AzureML and a file system all take.
-_NAME = re.compile(r"[a-z][a-z0-9-]{1,31}")
+_NAME = re.compile(r"[a-z][a-z0-9-]{1,30}[a-z0-9]")
 
 
 def check_name(name: str, *, what: str) -> str:
@@ -30,11 +40,11 @@ def check_name(name: str, *, what: str) -> str:
         ConfigError: It cannot be a name; the message shows one that can.
     """
     if not _NAME.fullmatch(name):
-        better = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:32]
+        better = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:32].strip("-")
         better = better if _NAME.fullmatch(better) else "chest"
         raise ConfigError(
-            f"{name!r} cannot be the name of {what}: 2 to 32 small letters, digits and hyphens, a letter first, "
-            f"such as {better!r}"
+            f"{name!r} cannot be the name of {what}: 3 to 32 small letters, digits and hyphens, a letter first "
+            f"and no hyphen last, such as {better!r}"
         )
     return name
 
@@ -58,40 +68,63 @@ def base_name(name: str, content: Mapping[str, Any]) -> str:
 def inputs_folder() -> Path:
     """Returns the store of inputs; a job's specification names which of them it needs."""
     folder = home() / "inputs"
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder
 
 
-def file_input(path: Path) -> str:
-    """Puts a file into the store and returns its name there: its hash and suffix."""
+def file_input(path: Path) -> Use:
+    """Puts a file into the store; its name there is its hash and suffix, and it stays while the result lives."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     name = digest + "".join(path.suffixes[-2:] if path.name.endswith(".weights.h5") else path.suffixes[-1:])
-    target = inputs_folder() / name
-    if not target.exists():
-        atomic_write(target, path.read_bytes())
-    return name
+    use = Use(inputs_folder() / name)
+    if not use.path.exists():
+        atomic_copy(path, use.path)
+    return use
 
 
-def model_input(model: ModelFolder) -> str:
-    """Puts a model folder into the store and returns its name there: its digest."""
-    name = f"model-{model.digest[:16]}"
-    target = inputs_folder() / name
-    if not target.exists():
-        with atomic_folder(target) as folder:
+def model_input(model: ModelFolder) -> Use:
+    """Puts a model folder into the store; its name there is its digest, and it stays while the result lives."""
+    use = Use(inputs_folder() / f"model-{model.digest[:16]}")
+    if not use.path.exists():
+        with atomic_folder(use.path) as folder:
             link_tree(model.path, folder)
-    return name
+    return use
+
+
+def forget_shared(gone: Mapping[str, Any], left: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+    """Removes the pack and inputs that a deleted job named and no job that is left does.
+
+    Args:
+        gone: The deleted job's `pack` and `inputs`, as in its specification.
+        left: Returns those of the jobs that there are now.
+    """
+
+    def named(name: str) -> bool:
+        return any(name in other.get("inputs", {}).values() for other in left())
+
+    if pack := gone.get("pack"):
+        forget(pack, wanted=lambda: any(other.get("pack") == pack for other in left()))
+    for name in set(gone.get("inputs", {}).values()):
+        drop(home() / "inputs" / name, wanted=partial(named, name))
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Copies a folder; files are linked where the file system can, since medimg never writes into a file in place."""
+    """Copies a folder; files are linked where the file system can, since medimg never writes into a file in place.
 
-    def link(old: str, new: str) -> None:
-        try:
-            os.link(old, new)
-        except OSError:
-            shutil.copy2(old, new)
-
+    Raises:
+        FileNotFoundError: There is no such folder, or it was removed meanwhile.
+        StorageError: The disk is full or not writable.
+    """
     with storage_errors(target):
-        shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
+        # Not copytree: it gathers errors into one that no longer says whether the disk is full.
+        for old in sorted(source.iterdir()):
+            new = target / old.name
+            if old.is_dir():
+                link_tree(old, new)
+                continue
+            try:
+                os.link(old, new)
+            except OSError:
+                shutil.copy2(old, new)

@@ -12,13 +12,13 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from medimg.backends import supervisor
 from medimg.backends.base import Backend
-from medimg.backends.identity import link_tree
+from medimg.backends.identity import forget_shared, link_tree
 from medimg.backends.local_registry import Registry
 from medimg.backends.resource import Kind, Resource, Status
 from medimg.config import JobSpec, ServeConfig
@@ -35,6 +35,7 @@ class LocalBackend(Backend):
     """Runs jobs, a registry and endpoints on this machine (Linux or macOS), under `MEDIMG_HOME`."""
 
     name: ClassVar[str] = "local"
+    endpoint_poll_seconds: ClassVar[float] = 0.1
 
     def __init__(self) -> None:
         self._home = home()
@@ -46,13 +47,26 @@ class LocalBackend(Backend):
             raise NotFoundError(f"the local backend has no {kind} {id!r}. See backend.{kind}s(), or `medimg ls`")
         return folder
 
+    @staticmethod
+    @contextlib.contextmanager
+    def _there(kind: Kind, id: str) -> Iterator[None]:
+        """Says that a thing was deleted, by another process or its own deadline, while the block worked on it."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise NotFoundError(f"the {kind} {id!r} was deleted") from None
+
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
     def _submit(self, spec: JobSpec, pack: Path, inputs: Path, report: Report) -> None:
         report(Event("stage", "queueing"))
         folder = self._home / "jobs" / spec.id
         checkpoints = self._home / "checkpoints" / spec.checkpoints
-        record = {"created": time.time(), "task": spec.kind, "checkpoints": spec.checkpoints}
+        record = {
+            "created": time.time(),
+            "task": spec.kind,
+            **spec.model_dump(include={"checkpoints", "pack", "inputs"}),
+        }
         with self._new(folder) as draft:
             atomic_write(draft / "spec.json", spec.model_dump_json(indent=1))
             atomic_write(draft / "record.json", json.dumps(record))
@@ -82,26 +96,31 @@ class LocalBackend(Backend):
         folder = self._folder("job", id)
         if (folder / "exit.json").exists():
             return
-        (folder / "cancelled").touch()
+        with self._there("job", id):
+            _mark_cancelled(folder)
         self._terminate(folder)
 
     @staticmethod
     def _terminate(folder: Path) -> None:
         """Ends a folder's process: politely, then for certain. Returns when it is gone."""
         deadline = time.monotonic() + supervisor.GRACE_SECONDS + 10
-        asked = False
+        asked: list[Callable[[int, int], None]] = []
         while supervisor.is_alive(folder):
             try:
-                pids = [int(pid) for pid in (folder / "pids").read_text().split()]
-            except (FileNotFoundError, ValueError):
-                pids = []  # it is just being started
+                leader = int((folder / "pids").read_text().split()[0])
+            except (FileNotFoundError, ValueError, IndexError):
+                leader = 0  # it is just being started
             late = time.monotonic() > deadline
-            if pids and (not asked or late):
-                # The supervisor passes it on; where it was killed, the command itself must be told.
-                for pid in pids if late or not _runs(pids[0]) else pids[:1]:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
-                asked = True
+            # The supervisor leads a group of its own, whose number is not given again while the lock is held. It passes
+            # the signal on and keeps the time; where it was killed, the group itself must be told.
+            tell = os.kill if leader and _runs(leader) else os.killpg
+            if leader and (tell not in asked or late):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    if late:
+                        os.killpg(leader, signal.SIGKILL)
+                    else:
+                        tell(leader, signal.SIGTERM)
+                asked.append(tell)
             time.sleep(0.05)
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -110,16 +129,15 @@ class LocalBackend(Backend):
         if kind == "model":
             return self._registry.describe(id)
         folder = self._folder(kind, id)
-        try:
+        with self._there(kind, id):
             record = json.loads((folder / "record.json").read_text())
             status, reason = (self._job_status if kind == "job" else self._endpoint_status)(folder, record)
-        except FileNotFoundError:
-            raise NotFoundError(f"the {kind} {id!r} was deleted") from None
-        details = {name: value for name, value in record.items() if name != "created"}
+            details_of_kind = self._endpoint_details(folder) if kind == "endpoint" else {}
+            # Asked last: what was removed meanwhile has no lock either, and would look as if it had died.
+            (folder / "record.json").stat()
+        details = {name: value for name, value in record.items() if name != "created"} | details_of_kind
         if reason:
             details["reason"] = reason
-        if kind == "endpoint":
-            details["url"] = self._url(folder)
         return Resource(kind, id, status, record["created"], details)
 
     @staticmethod
@@ -131,24 +149,29 @@ class LocalBackend(Backend):
         except FileNotFoundError:
             if alive:
                 return ("running" if (folder / "pids").exists() else "queued"), ""
-            if time.time() - record["created"] < _START_SECONDS and not (folder / "lock").exists():
-                return "queued", ""
+            # Who cancels before the supervisor has its lock has the supervisor not begin.
             if (folder / "cancelled").exists():
                 return "cancelled", ""
+            if time.time() - record["created"] < _START_SECONDS and not (folder / "lock").exists():
+                return "queued", ""
             return "failed", "its process was killed, or the machine was restarted"
         if ended["code"] == 0:
             return "completed", ""
         if (folder / "cancelled").exists():
             return "cancelled", ""
+        if ended["code"] is None:
+            return "failed", ended["reason"]
         if ended["reason"] == "time is up":
             return "failed", "it ran longer than Resources(max_hours=…)"
         return "failed", f"exit code {ended['code']}"
 
     @staticmethod
     def _endpoint_status(folder: Path, record: Mapping[str, Any]) -> tuple[Status, str]:
-        alive = supervisor.is_alive(folder)
-        if alive:
+        if supervisor.is_alive(folder):
             return ("ready" if (folder / "address.json").exists() else "starting"), ""
+        with contextlib.suppress(FileNotFoundError):
+            ended = json.loads((folder / "exit.json").read_text())
+            return "failed", ended["reason"] or f"its process ended with exit code {ended['code']}"
         if time.time() - record["created"] < _START_SECONDS and not (folder / "lock").exists():
             return "starting", ""
         return "failed", "its process ended"
@@ -166,17 +189,30 @@ class LocalBackend(Backend):
 
     def _log(self, kind: Kind, id: str, after: int) -> tuple[list[str], int]:
         folder = self._folder(kind, id)
+        # Alive is asked first: what is written in between is then whole, or read the next time.
+        alive = supervisor.is_alive(folder)
         try:
             with (folder / "log").open("rb") as file:
                 file.seek(after)
                 content = file.read()
         except FileNotFoundError:
             return [], after
-        whole = content[: content.rfind(b"\n") + 1]
-        return whole.decode(errors="replace").splitlines(), after + len(whole)
+        # The last words of a process that was killed have no end of line.
+        whole = content[: content.rfind(b"\n") + 1] if alive else content
+        # Not splitlines, which would cut an event in two at U+2028 or U+0085.
+        lines = whole.decode(errors="replace").removesuffix("\n").split("\n") if whole else []
+        return lines, after + len(whole)
 
     def _fetch(self, kind: Kind, id: str, target: Path, report: Report) -> None:
-        link_tree(self._registry.folder(id) if kind == "model" else self._folder(kind, id) / "out", target)
+        if kind == "model":
+            link_tree(self._registry.folder(id), target)
+            return
+        folder = self._folder(kind, id)
+        try:
+            link_tree(folder / "out", target)
+        except FileNotFoundError:
+            self._folder(kind, id)  # says so where it was deleted meanwhile
+            raise
 
     # -- registry -----------------------------------------------------------------------------------------------------
 
@@ -190,7 +226,7 @@ class LocalBackend(Backend):
             raise ConfigError(f"the local backend serves kind='realtime' only, not {config.kind!r}")
         target = self._home / "endpoints" / name
         key = secrets.token_urlsafe(32) if config.auth == "key" else ""
-        record = {"created": time.time(), "ttl_hours": config.ttl_hours, "auth": config.auth, **details}
+        record = {"created": time.time(), **details}
         with self._new(target) as draft:
             # Its own copy: the endpoint serves on when the job is deleted.
             link_tree(folder, draft / "model")
@@ -200,29 +236,32 @@ class LocalBackend(Backend):
                 atomic_write(draft / "key-hash", hashlib.sha256(key.encode()).hexdigest())
             atomic_write(draft / "record.json", json.dumps(record))
         command = [sys.executable, "-m", "medimg.serving", "--model", str(target / "model")]
-        command += ["--address-file", str(target / "address.json")]
+        command += ["--digest", str(details["digest"]), "--address-file", str(target / "address.json")]
         if key:
             command += ["--key-hash-file", str(target / "key-hash")]
         seconds = None if config.ttl_hours is None else config.ttl_hours * 3600
         supervisor.start(target, command, max_seconds=seconds, remove=True, environment={"PYTHONUNBUFFERED": "1"})
 
     @staticmethod
-    def _url(folder: Path) -> str:
-        try:
+    def _endpoint_details(folder: Path) -> dict[str, str]:
+        key = folder / "key"
+        details = {"url": "", "key_file": str(key) if key.exists() else ""}
+        with contextlib.suppress(FileNotFoundError):
             address = json.loads((folder / "address.json").read_text())
-        except FileNotFoundError:
-            return ""
-        return f"http://{address['host']}:{address['port']}/predict"
+            details["url"] = f"http://{address['host']}:{address['port']}/predict"
+        return details
 
     def _invoke(self, name: str, body: bytes) -> Mapping[str, Any]:
         folder = self._folder("endpoint", name)
-        try:
-            address = json.loads((folder / "address.json").read_text())
-        except FileNotFoundError:
-            raise EndpointError(f"the endpoint {name!r} is {self._describe('endpoint', name).status}") from None
+        # Its status first: another program may have got the port of a server that ended, and would get key and image.
+        resource = self._describe("endpoint", name)
+        if resource.status != "ready":
+            raise EndpointError(f"the endpoint {name!r} is {resource.status}")
         headers = {"Content-Type": "application/octet-stream"}
-        if (folder / "key").exists():
-            headers["Authorization"] = f"Bearer {(folder / 'key').read_text()}"
+        with self._there("endpoint", name):
+            address = json.loads((folder / "address.json").read_text())
+            if resource.details["key_file"]:
+                headers["Authorization"] = f"Bearer {(folder / 'key').read_text()}"
         connection = http.client.HTTPConnection(address["host"], address["port"], timeout=60)
         try:
             connection.request("POST", "/invocations", body, headers)
@@ -234,6 +273,10 @@ class LocalBackend(Backend):
         finally:
             connection.close()
         if response.status == 200:
+            if answer.get("digest") != resource.details["digest"]:
+                raise EndpointError(
+                    f"what answers for the endpoint {name!r} serves another model. Delete and deploy it"
+                )
             result: Mapping[str, Any] = answer
             return result
         if "code" in answer:
@@ -247,19 +290,37 @@ class LocalBackend(Backend):
             self._registry.delete(id)
             return
         folder = self._folder(kind, id)
-        checkpoints = json.loads((folder / "record.json").read_text()).get("checkpoints")
-        self._terminate(folder)
-        # Renamed first, so that it is gone at once and whole for everybody else.
-        grave = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-        folder.rename(grave)
-        shutil.rmtree(grave)
-        if checkpoints and not any(r.details.get("checkpoints") == checkpoints for r in self._list("job")):
-            shutil.rmtree(self._home / "checkpoints" / checkpoints, ignore_errors=True)
+        with self._there(kind, id):
+            record = json.loads((folder / "record.json").read_text())
+            if not (folder / "exit.json").exists():
+                # What is just being started must not begin.
+                _mark_cancelled(folder)
+            self._terminate(folder)
+            # Renamed first, so that it is gone at once and whole for everybody else.
+            grave = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+            folder.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
+        if kind == "job":
+            forget_shared(record, lambda: [resource.details for resource in self._list("job")])
+            if not any(r.details.get("checkpoints") == record["checkpoints"] for r in self._list("job")):
+                shutil.rmtree(self._home / "checkpoints" / record["checkpoints"], ignore_errors=True)
+
+
+def _mark_cancelled(folder: Path) -> None:
+    try:
+        (folder / "cancelled").touch()
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return  # on a full disk it must be possible to stop and delete things
 
 
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # or it is somebody else's, so not ours
         return False
+    # Where nothing collects the dead, as in a container without an init, they keep their number.
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True

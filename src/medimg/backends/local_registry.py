@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from medimg.backends.identity import link_tree
 from medimg.backends.resource import Resource
 from medimg.errors import NotFoundError
-from medimg.home import atomic_folder, locked
+from medimg.home import atomic_folder, locked, make_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,7 +48,7 @@ class Registry:
 
         for logger in ("mlflow", "alembic"):
             logging.getLogger(logger).setLevel(logging.WARNING)
-        self._root.mkdir(parents=True, exist_ok=True)
+        make_folder(self._root)
         # Two processes that make the database's tables at once would each fail half-way.
         with locked(self._root.parent / ".mlflow.lock"):
             client = MlflowClient(self.uri, self.uri)
@@ -97,7 +97,10 @@ class Registry:
         return self._root / str(self._version(id).tags["digest"])
 
     def delete(self, id: str) -> None:
-        """Deletes a version, its files if no other version has them, and the model with its last version."""
+        """Deletes a version, and its files if no other version has them.
+
+        The model's name stays in the database, so that the number of a deleted version is not given again.
+        """
         version = self._version(id)
         self._client.delete_model_version(version.name, version.version)
         left = self.versions()

@@ -26,7 +26,8 @@ class Resource:
         status: What it is doing.
         created: Seconds since the epoch.
         details: By kind. Jobs: `task` ("train" or "predict"), `checkpoints` (as in the specification), `reason` where
-            it failed. Models: `digest`, `job`, `metrics`. Endpoints: `digest`, `url`, `reason` where it failed.
+            it failed. Models: `digest`, `job`, `metrics`. Endpoints: `digest`, `config` (the ServeConfig),
+            `url`, `reason` where it failed, `key_file` where the key is in a file on this machine ("": none is asked).
     """
 
     kind: Kind

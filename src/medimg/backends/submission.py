@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from medimg import models
 from medimg.backends.identity import base_name, code_digest, file_input, model_input
 from medimg.config import JobSpec, Resources, TrainConfig
-from medimg.data.pack import build
+from medimg.data.labels import amount
+from medimg.data.pack import Pack, build
 from medimg.data.splits import ready_for_training
 from medimg.errors import DatasetError
+from medimg.home import Use
 from medimg.models.weights import resolve
 from medimg.progress import Event, Report
 
@@ -23,23 +25,37 @@ if TYPE_CHECKING:
 __all__ = ["Submission", "prepare_prediction", "prepare_training"]
 
 
+# What a job's name does not depend on: how it is run, what was said about its data, and whose ids its manifest holds.
+_UNNAMED = {"base", "attempt", "checkpoints", "resources", "notices", "samples"}
+
+
 @dataclass(frozen=True)
 class Submission:
-    """A job that is ready to be submitted, but for its attempt.
+    """A job that is ready to be submitted; while it lives, the pack and inputs it names stay.
 
     Attributes:
-        base: The job's name without its attempt.
-        pack: Folder of the packed dataset.
-        facts: The other fields of the specification.
+        first: The specification of its first attempt.
+        packed: The packed dataset.
+        inputs: The files it needs beside.
     """
 
-    base: str
-    pack: Path
-    facts: dict[str, Any]
+    first: JobSpec
+    packed: Pack
+    inputs: tuple[Use, ...]
+
+    @property
+    def base(self) -> str:
+        """The job's name without its attempt."""
+        return self.first.base
+
+    @property
+    def pack(self) -> Path:
+        """Folder of the packed dataset."""
+        return self.packed.path
 
     def spec(self, attempt: int, checkpoints: str) -> JobSpec:
         """Returns the specification of an attempt."""
-        return JobSpec(base=self.base, pack=self.pack.name, attempt=attempt, checkpoints=checkpoints, **self.facts)
+        return self.first.model_copy(update={"attempt": attempt, "checkpoints": checkpoints})
 
 
 def prepare_training(
@@ -47,17 +63,17 @@ def prepare_training(
 ) -> Submission:
     """Checks the configuration and the data, packs the images and names the job."""
     models.check(config)
-    inputs = {}
     weights = resolve(config, progress=lambda done, total: report(Event("stage", "downloading", done, total or 0)))
-    if weights is not None:
-        inputs["weights"] = file_input(weights)
-        # The path stays here: the job is told the content's name.
-        config = config.model_copy(update={"weights": inputs["weights"]})
-    dataset.index(report)
-    dataset, notices = ready_for_training(dataset, seed=config.seed, allow=allow, report=report)
+    inputs = {} if weights is None else {"weights": file_input(weights)}
+    if inputs and config.weights != "imagenet":
+        # A user's path stays here: the job is told the content's name.
+        config = config.model_copy(update={"weights": inputs["weights"].path.name})
+    facts = dataset.index(report)
+    dataset, notices = ready_for_training(dataset, allow=allow, facts=facts, report=report)
     for notice in notices:
         report(Event("warning", message=notice))
-    return _submission("train", name, dataset, config.image_size, inputs, resources, report, config, None, notices)
+    pack = build(dataset, config.image_size, facts=facts, report=report)
+    return _submission("train", name, pack, inputs, resources, config=config, notices=notices)
 
 
 def prepare_prediction(
@@ -66,40 +82,41 @@ def prepare_prediction(
     """Packs the images of a split and names the job."""
     chosen = dataset.samples if split is None else dataset.of(split)
     if not chosen:
-        raise DatasetError(f"the dataset has no {split} split. Splits: {', '.join(dataset.splits) or 'none'}")
+        raise DatasetError(
+            "the dataset has no images"
+            if split is None
+            else f"the dataset has no {split} split. Splits: {', '.join(dataset.splits) or 'none'}"
+        )
     dataset = replace(dataset, samples=tuple(chosen))
     facts = dataset.index(report)
-    rejected = [sample.id for sample in chosen if facts[sample.id].rejection is not None]
-    notices = tuple(f"left out: {facts[id].rejection}" for id in rejected)
-    for notice in notices:
-        report(Event("warning", message=notice))
+    rejected = {id: fact.rejection for id, fact in facts.items() if fact.rejection is not None}
+    if len(rejected) == len(chosen):
+        shown = "\n".join(f"  {rejection}" for rejection in list(rejected.values())[:10])
+        raise DatasetError(f"none of {amount(len(chosen), 'image')} can be read:\n{shown}")
+    for rejection in rejected.values():
+        report(Event("warning", message=f"left out: {rejection}"))
     size = model.record.preprocessing.image_size
-    inputs = {"model": model_input(model)}
-    return _submission(
-        "predict", "predict", dataset.without(rejected), size, inputs, resources, report, None, split, ()
-    )
+    pack = build(dataset.without(rejected), size, facts=facts, report=report)
+    return _submission("predict", "predict", pack, {"model": model_input(model)}, resources, split=split)
 
 
 def _submission(
-    kind: str, name: str, dataset: Dataset, size: int, inputs: dict[str, str], resources: Resources, report: Report,
-    config: TrainConfig | None, split: str | None, notices: tuple[str, ...],
-) -> Submission:  # fmt: skip
-    facts = dataset.index(report)
-    fingerprint = dataset.fingerprint_of(facts)
-    pack = build(dataset, size, facts=facts, report=report)
-    identity = {
-        "kind": kind,
-        "config": None if config is None else config.model_dump(mode="json"),
-        "data": fingerprint,
-        "pack": pack.name,  # classes, positive class and named columns are in its address
-        "inputs": inputs,
-        "split": split,
-        "code": code_digest(),
-        # A table of predictions is keyed by sample id: the same pixels under other names are another table.
-        "ids": sorted(sample.id for sample in dataset.samples) if kind == "predict" else None,
-    }
-    told: dict[str, Any] = {
-        "kind": kind, "config": config, "resources": resources, "data": fingerprint, "inputs": inputs, "split": split,
-        "code": code_digest(), "notices": notices,
-    }  # fmt: skip
-    return Submission(base_name(name, identity), pack, told)
+    kind: Literal["train", "predict"],
+    name: str,
+    pack: Pack,
+    inputs: Mapping[str, Use],
+    resources: Resources,
+    *,
+    config: TrainConfig | None = None,
+    split: Split | None = None,
+    notices: tuple[str, ...] = (),
+) -> Submission:
+    draft = JobSpec(
+        kind=kind, base=name, checkpoints=name, config=config, resources=resources, data=pack.fingerprint,
+        pack=pack.path.name, samples=pack.manifest, inputs={role: use.path.name for role, use in inputs.items()},
+        split=split, code=code_digest(), notices=notices,
+    )  # fmt: skip
+    # A table of predictions is keyed by sample id: the same pixels under other names are another table.
+    unnamed = _UNNAMED - {"samples"} if kind == "predict" else _UNNAMED
+    base = base_name(name, draft.model_dump(mode="json", exclude=unnamed))
+    return Submission(draft.model_copy(update={"base": base, "checkpoints": base}), pack, tuple(inputs.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from enum import StrEnum
@@ -106,7 +107,9 @@ def rm(
             typer.echo(f"  {resource.kind} {resource.id} ({resource.status})")
         typer.confirm(f"Delete {'this' if len(doomed) == 1 else f'these {len(doomed)}'} for good?", abort=True)
     for resource in doomed:
-        _delete(target, resource)
+        # Another process, or its own deadline, may have been faster.
+        with contextlib.suppress(NotFoundError):
+            target._remove(resource.kind, resource.id)
         typer.echo(f"deleted {resource.kind} {resource.id}")
 
 
@@ -119,12 +122,3 @@ def _find(listed: tuple[Resource, ...], name: str) -> Resource:
         kinds = " and ".join(resource.kind for resource in found)
         raise ConfigError(f"{name!r} is the name of {kinds}. Say which in Python: backend.job({name!r}).delete()")
     return found[0]
-
-
-def _delete(backend: Backend, resource: Resource) -> None:
-    if resource.kind == "endpoint":
-        backend.endpoint(resource.id).delete()
-    elif resource.kind == "job":
-        backend.job(resource.id).delete()
-    else:
-        next(version for version in backend.models() if version.id == resource.id).delete()

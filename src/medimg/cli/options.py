@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from medimg.artifact import ModelFolder
     from medimg.backends.base import Backend
+    from medimg.backends.handles import Job, ModelVersion
     from medimg.data.dataset import Dataset
 
 __all__ = [
@@ -148,23 +149,18 @@ def find_model(backend: Backend, name: str | None) -> ModelFolder:
     Raises:
         NotFoundError: There is no such model; the message says which is nearest.
     """
-    from medimg.artifact import ModelFolder
-
-    if name is not None and Path(name).is_dir():
-        return ModelFolder.load(name)
-    resources = backend.inventory()
-    jobs = {r.id: r for r in resources if r.kind == "job" and r.details.get("task", "train") == "train"}
     if name is None:
-        done = [resource for resource in jobs.values() if resource.status == "completed"]
-        if not done:
+        try:
+            return backend._latest().model
+        except NotFoundError:
             raise NotFoundError(
                 "nothing was trained yet. Train first: medimg train DIR, or name a model: --model FOLDER"
-            )
-        return backend.job(max(done, key=lambda resource: resource.created).id).model
-    if name in jobs:
-        return backend.job(name).model
-    versions = {version.id: version for version in backend.models()}
-    if name in versions:
-        return versions[name].load()
-    hint = did_you_mean(name, [*jobs, *versions]) if jobs or versions else ""
+            ) from None
+    if Path(name).is_dir():
+        return backend._model_folder(name)
+    known: dict[str, Job | ModelVersion] = {job.id: job for job in backend.jobs()}
+    known |= {version.id: version for version in backend.models()}
+    if name in known:
+        return backend._model_folder(known[name])
+    hint = did_you_mean(name, known) if known else ""
     raise NotFoundError(f"{name!r} is no folder, job or registered model (name/version).{hint} See: medimg ls")

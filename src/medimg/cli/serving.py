@@ -59,17 +59,17 @@ def deploy(
 
 
 def _how_to_ask(endpoint: Endpoint, show_key: bool) -> list[tuple[str, str]]:
-    from medimg.home import home
-
-    if endpoint.backend.name != "local":
-        return []
-    key = home() / "endpoints" / endpoint.name / "key"
+    key_file = endpoint._resource.details.get("key_file")
+    if key_file is None:
+        return []  # its backend keeps the key elsewhere
     header = ""
     rows = []
-    if key.exists():
+    if key_file:
         # The shell reads the key from its file, so that it is in no history and no screenshot.
-        header = f'-H "Authorization: Bearer $(cat {shlex.quote(str(key))})" '
-        rows.append(("key", key.read_text() if show_key else f"in the file {key} (--show-key prints it)"))
+        header = f'-H "Authorization: Bearer $(cat {shlex.quote(key_file)})" '
+        rows.append(
+            ("key", Path(key_file).read_text() if show_key else f"in the file {key_file} (--show-key prints it)")
+        )
     return [*rows, ("ask", f"curl {header}--data-binary @IMAGE {endpoint.url}")]
 
 
@@ -107,14 +107,8 @@ def _answer(ask: Callable[[Path], Prediction], image: Path) -> Prediction | Imag
 
 def _as_json(image: Path, answer: Prediction | ImageRejected) -> dict[str, Any]:
     if isinstance(answer, ImageRejected):
-        return {"image": str(image), "error": _reason(answer), "code": answer.code}
+        return {"image": str(image), "error": answer.message, "code": answer.code}
     return {"image": str(image), **answer.to_json()}
-
-
-def _reason(rejection: ImageRejected) -> str:
-    # The first column names the image; an endpoint does not know its name, and puts its own in front of ours.
-    text = str(rejection).removesuffix(f" [{rejection.code}]").removeprefix(f"{rejection.name}: ")
-    return text.removeprefix("image: ").removesuffix(f" [{rejection.code}]")
 
 
 def probabilities(prediction: Prediction) -> str:
@@ -131,7 +125,7 @@ def _show(answers: list[tuple[Path, Prediction | ImageRejected]]) -> None:
     table = Table("image", "label", "probabilities")
     for image, answer in answers:
         if isinstance(answer, ImageRejected):
-            table.add_row(Text(str(image)), Text("rejected", style="red"), Text(f"{_reason(answer)} [{answer.code}]"))
+            table.add_row(Text(str(image)), Text("rejected", style="red"), Text(f"{answer.message} [{answer.code}]"))
         else:
             table.add_row(Text(str(image)), Text(answer.label, style="bold"), Text(probabilities(answer)))
     options.console().print(table)

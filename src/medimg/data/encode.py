@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import io
-import os
-from pathlib import Path
 
-from medimg.data.decode import ImageLike, read, to_pixels
+from medimg.data.decode import ImageLike, to_pixels
 
 __all__ = ["encode"]
 
 
 def encode(image: ImageLike) -> bytes:
-    """Returns an image as encoded bytes: files and bytes as they are, pixels as PNG, which loses nothing.
+    """Returns an image's pixels as PNG, which loses nothing of them and holds nothing else.
+
+    EXIF, comments and tags, where names of patients and places are found, stay behind, also those of a file.
 
     Args:
         image: A path, bytes, a PIL image or a uint8 array (height, width[, 3]).
 
     Raises:
-        ImageRejected: The file is missing or empty, or the array is no image.
+        ImageRejected: It cannot be read; the file is named.
     """
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return bytes(image)
-    if isinstance(image, (str, os.PathLike)):
-        return read(image, name=Path(image).name)
     from PIL import Image
 
     buffer = io.BytesIO()

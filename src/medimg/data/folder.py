@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,21 +10,15 @@ from pathlib import Path
 from medimg.data.dataset import Dataset, Sample, Split
 from medimg.data.labels import amount, class_name, clean, decide_task, listing, positive_class, split_name
 from medimg.errors import DatasetError, did_you_mean
-from medimg.home import salt
+from medimg.home import salt, salted
 
-__all__ = ["IMAGE_SUFFIXES", "group_name", "image_files", "read_folder", "salted"]
+__all__ = ["IMAGE_SUFFIXES", "group_name", "image_files", "read_folder"]
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
 Splits = dict[Split | None, Path]
-
-
-def salted(kind: str, name: str, key: bytes) -> str:
-    """Returns the id that stands for a path or a patient outside this machine: 16 hexadecimal digits of an HMAC."""
-    # File names may hold bytes that are no Unicode; Python carries them as surrogates.
-    return hmac.new(key, f"{kind}:{name}".encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:16]
 
 
 def group_name(value: object) -> str | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from medimg.data.decode import Pixels, decode, read
 from medimg.errors import ImageRejected
-from medimg.home import home
+from medimg.home import cores, home, make_folder
 from medimg.progress import Event, Report
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def pixel_facts(samples: Sequence[Sample], report: Report) -> Mapping[str, Pixel
     """Returns the facts of each sample by its id, reading only files that changed since they were last read."""
     cache = home() / "cache" / f"pixels-{DECODER}.sqlite"
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(cache.parent)
         return _with_cache(samples, cache, report)
     except (sqlite3.OperationalError, OSError):
         pass  # a full or read-only disk, or a file system without locks
@@ -91,8 +91,7 @@ def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Ge
 
     Close it (`contextlib.closing`) to drop what has not begun, such as when the disk is full or the user interrupts.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         yield from pool.map(function, items)  # which cancels what is left when it is closed
 
 

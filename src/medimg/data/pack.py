@@ -1,11 +1,12 @@
 """The pack: a dataset as a few large files of decoded pixels beside a manifest without names.
 
-    pack.json        what it is: classes, task, image size, the shards and their hashes
-    samples.jsonl    one line an image, in the order of the pixels: salted id and group, split, labels, named columns
-    images-00000.u8  pixels: uint8 (images, height, width, channels), one channel where all of a shard's images are grey
+    pack.json         what it is: classes, task, image size, the shards and their hashes
+    samples-SHA.jsonl one line an image, in the order of the pixels: salted id and group, split, labels, named columns
+    images-00000.u8   pixels: uint8 (images, height, width, channels), one channel where all of a shard's are grey
 
 A pack is what a job receives, on every backend. Its address depends on what is in it and not on names or the salt: the
-same content under other names is the same pack with another `samples.jsonl`.
+same content under other names is the same pack with one more manifest. A manifest is named by its hash and never
+written again, so that a job finds the one it was submitted with, whatever is packed while it runs.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,19 +27,18 @@ from medimg.config import Task
 from medimg.data.decode import Pixels, as_mode, decode, read, resize
 from medimg.data.index import digest, in_parallel
 from medimg.errors import DatasetError
-from medimg.home import atomic_write, home, locked, salt, storage_errors
+from medimg.home import Use, atomic_write, drop, home, locked, make_folder, salt, salted, storage_errors
 from medimg.progress import Event, Report, heartbeat, silent
 
 if TYPE_CHECKING:
     from medimg.data.dataset import Dataset, Sample
     from medimg.data.index import PixelFacts
 
-__all__ = ["Pack", "PackedSample", "address", "build"]
+__all__ = ["Pack", "PackedSample", "address", "build", "forget"]
 
-VERSION = 1
+VERSION = 2
 SHARD_BYTES = 80_000_000  # of colour, 512 images of 224 pixels: large enough for sequential reads, small enough to redo
 MOST_IN_SHARD = 512
-
 
 _AGAIN = "Remove the folder and submit the dataset again"
 
@@ -64,46 +64,46 @@ class PackedSample:
 
 @dataclass(frozen=True)
 class Pack:
-    """A pack on disk; its pixels are memory-mapped, so opening one costs nothing.
+    """A pack on disk, with one of its manifests; its pixels are memory-mapped, so opening one costs little.
 
     Attributes:
         path: Its folder.
+        manifest: Name of the file that says which image each row is.
         facts: The content of `pack.json`.
+        use: Keeps the pack from being forgotten while it is being submitted; None where a job's record does.
     """
 
     path: Path
+    manifest: str
     facts: Mapping[str, Any]
+    use: Use | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | Path, *, verify: bool = False) -> Pack:
+    def open(cls, path: str | Path, samples: str | None = None, *, verify: bool = False) -> Pack:
         """Opens a pack.
 
         Args:
             path: Its folder.
-            verify: Whether to read everything and compare hashes, as after a download.
+            samples: Name of the manifest, as in `JobSpec.samples`; None: the only one there is.
+            verify: Whether to read all pixels and compare hashes, as after a download.
 
         Raises:
-            DatasetError: A file is missing, has the wrong length, or (with `verify`) the wrong content.
+            DatasetError: A file is missing or has the wrong length, the manifest or (with `verify`) a shard has the
+                wrong content, or no manifest is named and there are several.
         """
         path = Path(path)
-        try:
-            facts = json.loads((path / "pack.json").read_text(encoding="utf-8"))
-            version, size, shards = facts["version"], facts["image_size"], facts["shards"]
-            files = {
-                shard["file"]: (shard["images"] * size * size * shard["channels"], shard["sha256"]) for shard in shards
-            }
-            files["samples.jsonl"] = (facts["samples_bytes"], facts["samples_sha256"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{path} is not a complete pack: {error!r}. {_AGAIN}") from None
-        if version != VERSION:
-            raise DatasetError(f"{path} was packed by another version of medimg. {_AGAIN}")
-        for name, (length, sha256) in files.items():
-            file = path / name
-            if not file.is_file() or file.stat().st_size != length:
-                raise DatasetError(f"{file} is missing or incomplete. {_AGAIN}")
-            if verify and _sha256(file) != sha256:
-                raise DatasetError(f"{file} is damaged: its hash differs. {_AGAIN}")
-        return cls(path, facts)
+        facts = _read_facts(path, verify=verify)
+        if samples is None:
+            found = sorted(file.name for file in path.glob("samples-*.jsonl"))
+            if len(found) > 1:
+                raise DatasetError(f"{path} has {len(found)} manifests. Say which: Pack.open(path, {found[0]!r})")
+            samples = found[0] if found else "samples-*.jsonl"
+        file = path / samples
+        if not file.is_file():
+            raise DatasetError(f"{file} is missing or incomplete. {_AGAIN}")
+        if not _is_whole(file):
+            raise DatasetError(f"{file} is damaged: its hash differs from its name. {_AGAIN}")
+        return cls(path, samples, facts)
 
     def __len__(self) -> int:
         return int(sum(shard["images"] for shard in self.facts["shards"]))
@@ -112,6 +112,11 @@ class Pack:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes or labels."""
         return tuple(self.facts["classes"])
+
+    @property
+    def fingerprint(self) -> str:
+        """`Dataset.fingerprint` of what was packed."""
+        return str(self.facts["fingerprint"])
 
     @property
     def task(self) -> Task:
@@ -133,7 +138,7 @@ class Pack:
     def samples(self) -> tuple[PackedSample, ...]:
         """The images, in the order of the pixels."""
         found = []
-        with (self.path / "samples.jsonl").open(encoding="utf-8") as lines:
+        with (self.path / self.manifest).open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
                     row = json.loads(line)
@@ -178,8 +183,8 @@ class Pack:
         return np.array(labels, np.int64)
 
 
-def address(dataset: Dataset, facts: Mapping[str, PixelFacts], image_size: int) -> str:
-    """Returns the pack's name: a hash of all that decides its content."""
+def address(dataset: Dataset, facts: Mapping[str, PixelFacts], image_size: int, fingerprint: str) -> str:
+    """Returns the pack's name: a hash of all that decides its content, but not of names or the salt."""
     # Named columns are no part of the fingerprint, but they are in the pack.
     named = [
         [facts[sample.id].digest, _named(dataset, sample)]
@@ -187,14 +192,14 @@ def address(dataset: Dataset, facts: Mapping[str, PixelFacts], image_size: int) 
         if dataset.keep and facts[sample.id].rejection is None
     ]
     content = [
-        VERSION, dataset.fingerprint_of(facts), dataset.classes, dataset.task, dataset.positive, image_size,
+        VERSION, fingerprint, dataset.classes, dataset.task, dataset.positive, image_size,
         dataset.keep, sorted(named, key=repr),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
 
-def build(dataset: Dataset, image_size: int, *, facts: Mapping[str, PixelFacts], report: Report = silent) -> Path:
-    """Returns the folder of the dataset's pack, building what is missing of it.
+def build(dataset: Dataset, image_size: int, *, facts: Mapping[str, PixelFacts], report: Report = silent) -> Pack:
+    """Returns the dataset's pack with the dataset's manifest, building what is missing of it.
 
     A build that was cut off goes on where it stopped; two at once make one pack.
 
@@ -209,37 +214,75 @@ def build(dataset: Dataset, image_size: int, *, facts: Mapping[str, PixelFacts],
         ImageRejected: It can no longer be read.
         StorageError: The disk is full; finished shards are kept.
     """
-    name = address(dataset, facts, image_size)
-    final = home() / "packs" / name
-    building = final.with_name(f".{name}.building")
+    fingerprint = dataset.fingerprint_of(facts)
+    final = _folder(address(dataset, facts, image_size, fingerprint))
+    building = final.with_name(f".{final.name}.building")
     # The order is that of the pixels' hashes: the same content gives the same shards, however the files are called.
     samples = sorted(
         (sample for sample in dataset.samples if facts[sample.id].rejection is None),
         key=lambda sample: (facts[sample.id].digest, repr(sample.labels), sample.split or "", sample.group or ""),
     )
     lines = _manifest_lines(dataset, samples)
+    manifest = f"samples-{hashlib.sha256(lines).hexdigest()[:16]}.jsonl"
+    use = Use(final)
     with storage_errors(final), ExitStack() as held:
         with heartbeat("packing", report):  # another process may be building the same pack
-            held.enter_context(locked(final.with_name(f".{name}.lock")))
-        known = _whole(final)
-        if known is None:
-            shutil.rmtree(final, ignore_errors=True)
-            building.mkdir(exist_ok=True)
+            held.enter_context(locked(final.with_name(f".{final.name}.lock")))
+        try:
+            described = _read_facts(final)
+        except DatasetError:
+            make_folder(building)
             for half in building.glob(".*"):  # what a killed build was writing
                 half.unlink()
+            for other in filter(_is_whole, final.glob("samples-*.jsonl")):
+                other.replace(building / other.name)  # of jobs that may still run: manifests outlive damaged pixels
+            shutil.rmtree(final, ignore_errors=True)
             shards = _write_shards(building, samples, facts, image_size, report)
-            _write_manifest(building, _describe(dataset, image_size, shards), lines)
+            atomic_write(building / manifest, lines)
+            described = _describe(dataset, image_size, fingerprint, shards)
+            atomic_write(building / "pack.json", json.dumps(described, ensure_ascii=False, indent=1))
             building.rename(final)
-        elif known["samples_sha256"] != hashlib.sha256(lines).hexdigest():
-            _write_manifest(final, known, lines)  # other names or another salt: only the ids differ
-    return final
+        if not (final / manifest).is_file() or not _is_whole(final / manifest):
+            atomic_write(final / manifest, lines)  # other names or another salt: only the ids differ
+    return Pack(final, manifest, described, use)
 
 
-def _whole(folder: Path) -> Mapping[str, Any] | None:
+def forget(name: str, *, wanted: Callable[[], bool]) -> bool:
+    """Removes a pack, unless a job still names it (`wanted`) or is being submitted with it; returns whether it did."""
+    return drop(_folder(name), wanted=wanted)
+
+
+def _folder(name: str) -> Path:
+    return home() / "packs" / name
+
+
+def _read_facts(path: Path, *, verify: bool = False) -> Mapping[str, Any]:
+    """Returns the content of `pack.json` if all shards are there.
+
+    Raises:
+        DatasetError: They are not, or (with `verify`) have other content.
+    """
     try:
-        return Pack.open(folder).facts
-    except DatasetError:
-        return None
+        facts: dict[str, Any] = json.loads((path / "pack.json").read_text(encoding="utf-8"))
+        version, size, shards = facts["version"], facts["image_size"], facts["shards"]
+        files = {
+            shard["file"]: (shard["images"] * size * size * shard["channels"], shard["sha256"]) for shard in shards
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path} is not a complete pack: {error!r}. {_AGAIN}") from None
+    if version != VERSION:
+        raise DatasetError(f"{path} was packed by another version of medimg. {_AGAIN}")
+    for name, (length, sha256) in files.items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != length:
+            raise DatasetError(f"{file} is missing or incomplete. {_AGAIN}")
+        if verify and _sha256(file) != sha256:
+            raise DatasetError(f"{file} is damaged: its hash differs. {_AGAIN}")
+    return facts
+
+
+def _is_whole(manifest: Path) -> bool:
+    return manifest.name == f"samples-{_sha256(manifest)[:16]}.jsonl"
 
 
 def _sha256(file: Path) -> str:
@@ -288,8 +331,6 @@ def _named(dataset: Dataset, sample: Sample) -> dict[str, str]:
 
 
 def _manifest_lines(dataset: Dataset, samples: Sequence[Sample]) -> bytes:
-    from medimg.data.folder import salted
-
     key = salt()
     lines = []
     for sample in samples:
@@ -304,19 +345,13 @@ def _manifest_lines(dataset: Dataset, samples: Sequence[Sample]) -> bytes:
     return "".join(lines).encode()
 
 
-def _describe(dataset: Dataset, size: int, shards: list[dict[str, Any]]) -> dict[str, Any]:
+def _describe(dataset: Dataset, size: int, fingerprint: str, shards: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "version": VERSION,
+        "fingerprint": fingerprint,
         "classes": dataset.classes,
         "task": dataset.task,
         "positive": dataset.positive,
         "image_size": size,
         "shards": shards,
     }
-
-
-def _write_manifest(folder: Path, facts: Mapping[str, Any], lines: bytes) -> None:
-    """Writes the lines and then, with their hash, what makes the pack whole."""
-    atomic_write(folder / "samples.jsonl", lines)
-    facts = {**facts, "samples_bytes": len(lines), "samples_sha256": hashlib.sha256(lines).hexdigest()}
-    atomic_write(folder / "pack.json", json.dumps(facts, ensure_ascii=False, indent=1))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from medimg.data.dataset import Dataset, Sample, Split
 from medimg.data.labels import amount, listing
 from medimg.errors import AuditError, DatasetError
 from medimg.progress import Event, Report, silent
+
+if TYPE_CHECKING:
+    from medimg.data.index import PixelFacts
 
 __all__ = ["absent", "ready_for_training", "scarce", "split", "subset"]
 
@@ -22,6 +26,8 @@ ENOUGH_PER_CLASS = 50
 VALIDATION_SHARE = 0.15
 LARGEST_SHARE = 0.3
 MOST_REJECTED = 0.01
+# Of splits that nobody asked for: always the same, so that runs of different seeds are judged on the same test images.
+SPLIT_SEED = 0
 
 Group = list[Sample]
 
@@ -141,7 +147,12 @@ def subset(dataset: Dataset, *, fraction: float, seed: int, split: Split | None)
 
 
 def ready_for_training(
-    dataset: Dataset, *, seed: int, allow: Collection[str], report: Report = silent
+    dataset: Dataset,
+    *,
+    allow: Collection[str],
+    facts: Mapping[str, PixelFacts] | None = None,
+    seed: int = SPLIT_SEED,
+    report: Report = silent,
 ) -> tuple[Dataset, tuple[str, ...]]:
     """Returns a dataset that can be trained on, and what was done to it or should be known.
 
@@ -150,8 +161,9 @@ def ready_for_training(
 
     Args:
         dataset: What the user gave.
-        seed: Of the splits that are made.
         allow: Checks to override.
+        facts: What `dataset.index()` returned; None: it is asked.
+        seed: Of the splits that are made.
         report: Told of the images that are left out, by name; the notices returned name none, for they travel.
 
     Raises:
@@ -159,7 +171,8 @@ def ready_for_training(
         DatasetError: Nothing to train on.
     """
     notices: list[str] = list(dataset.notices)
-    dataset = _drop_rejected(dataset, allow, notices, report)
+    facts = dataset.index(report) if facts is None else facts
+    dataset = _drop_rejected(dataset, facts, allow, notices, report)
     if not dataset.splits:
         dataset = split(dataset, val=VALIDATION_SHARE, test=VALIDATION_SHARE, seed=seed)
         sizes = ", ".join(f"{name} {count:,}" for name, count in dataset.splits.items())
@@ -202,8 +215,11 @@ def scarce(dataset: Dataset, of: Split, least: int = LEAST_PER_CLASS) -> dict[st
     return {name: count for name, count in dataset.counts(of).items() if count < least}
 
 
-def _drop_rejected(dataset: Dataset, allow: Collection[str], notices: list[str], report: Report) -> Dataset:
-    rejected = dataset.rejected(report)
+def _drop_rejected(
+    dataset: Dataset, facts: Mapping[str, PixelFacts], allow: Collection[str], notices: list[str], report: Report
+) -> Dataset:
+    reasons_by_id = {sample.id: facts[sample.id].rejection for sample in dataset.samples}
+    rejected = {id: reason for id, reason in reasons_by_id.items() if reason is not None}
     if not rejected:
         return dataset
     share = len(rejected) / len(dataset)

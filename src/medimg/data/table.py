@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from medimg.config import Task
 from medimg.data.dataset import Dataset, Labels, Sample
-from medimg.data.folder import IMAGE_SUFFIXES, group_name, image_files, salted
+from medimg.data.folder import IMAGE_SUFFIXES, group_name, image_files
 from medimg.data.labels import amount, class_name, clean, decide_task, is_negative, listing, positive_class, split_name
 from medimg.errors import DatasetError, did_you_mean
-from medimg.home import salt
+from medimg.home import salt, salted
 
 __all__ = ["dataframe_rows", "read_csv_rows", "read_table"]
 

@@ -10,6 +10,7 @@ from medimg.artifact import ModelFolder, ModelRecord, add_look
 from medimg.data.pack import Pack, build
 from medimg.errors import DatasetError
 from medimg.evaluation.report import Report
+from medimg.evaluation.seen import check_unseen
 from medimg.evaluation.thresholds import choose
 from medimg.inference.predictor import Predictor
 from medimg.progress import Display
@@ -58,29 +59,28 @@ def judge(
 def evaluate(model: ModelFolder, dataset: Dataset, *, split: str) -> Report:
     """Scores a split of a dataset, or all of a dataset without splits: see `ModelFolder.evaluate`."""
     record = model.record
-    if dataset.classes != record.classes:
+    kind = (dataset.task, dataset.classes)
+    if kind != (record.task, record.classes):
         raise DatasetError(
-            f"the dataset's classes are {', '.join(dataset.classes)}, the model's {', '.join(record.classes)}. "
-            "They must have the same names"
+            f"the dataset is {dataset.task} with {', '.join(dataset.classes)}, the model {record.task} with "
+            f"{', '.join(record.classes)}. They must be the same"
         )
-    dataset = replace(dataset, positive=record.positive, task=record.task)
     chosen = dataset.of(split) if dataset.splits else dataset.samples
     if not chosen:
         raise DatasetError(f"the dataset has no {split} split. Splits: {', '.join(dataset.splits)}")
-    part = replace(dataset, samples=tuple(replace(sample, split=split) for sample in chosen))  # type: ignore[arg-type]
+    samples = tuple(replace(sample, split=split) for sample in chosen)  # type: ignore[arg-type]
+    part = replace(dataset, positive=record.positive, samples=samples)
+    channels = record.preprocessing.channels
     with Display("evaluate") as display:
         facts = part.index(display)
-        rejected = {sample.id for sample in part.samples if facts[sample.id].rejection is not None}
-        pack = Pack.open(build(part, record.preprocessing.image_size, facts=facts, report=display))
+        rejected = sum(facts[sample.id].rejection is not None for sample in part.samples)
+        pack = build(part, record.preprocessing.image_size, facts=facts, report=display)
+        notices = [f"{rejected:,} images cannot be read and were left out"] if rejected else []
+        notices += check_unseen(model.path, pack, split, channels)
         table = model.predictor.predict_pack(pack, split=split, report=display)
     looks = add_look(model.path, part.fingerprint_of(facts)) if split == "test" else model.test_looks
-    notices = [f"{len(rejected):,} images cannot be read and were left out"] if rejected else []
     return Report.build(
-        {split: table},
-        model.report.thresholds,
-        test_looks=looks,
-        record=_facts(record),
-        notices=notices,
+        {split: table}, model.report.thresholds, test_looks=looks, record=_facts(record), notices=notices
     )
 
 

@@ -103,11 +103,12 @@ class Predictor:
         worst = 0.0
         for golden in self.model.golden:
             found = self.probabilities(self.prepare(golden.content, name=golden.name)[None])[0]
-            worst = max(worst, float(np.abs(found - golden.probabilities).max()))
-            if not worst <= tolerance:  # also when it is NaN
+            difference = float(np.abs(found - golden.probabilities).max())
+            worst = max(worst, difference)
+            if not difference <= tolerance:  # also where it is NaN, which max() above would drop
                 raise RuntimeMismatchError(
                     f"{self.runtime.name} gives {found.round(6).tolist()} for the golden input {golden.name}, but the "
-                    f"trained model gave {np.round(golden.probabilities, 6).tolist()} (difference {worst:.2g}, at most "
-                    f"{tolerance:.0e} is tolerated). This environment does not run the model as it was trained"
+                    f"trained model gave {np.round(golden.probabilities, 6).tolist()} (difference {difference:.2g}, "
+                    f"at most {tolerance:.0e} is tolerated). This environment does not run the model as it was trained"
                 )
         return worst

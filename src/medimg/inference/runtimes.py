@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from medimg.artifact import ModelFolder
-from medimg.errors import MissingExtraError, ModelFolderError
+from medimg.errors import ConfigError
+from medimg.home import cores
 
 __all__ = ["KerasRuntime", "LiteRTRuntime", "Runtime", "RuntimeName", "open_runtime"]
 
@@ -40,8 +40,8 @@ class LiteRTRuntime:
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
-            raise ModelFolderError(f"LiteRT is not installed: pip install ai-edge-litert ({error})") from error
-        self.workers = workers or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+            raise ConfigError(f"LiteRT is not installed ({error}). Run: pip install ai-edge-litert") from error
+        self.workers = workers or cores()
         content = path.read_bytes()
         self._interpreters: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.workers):
@@ -77,7 +77,7 @@ class KerasRuntime:
         try:
             import keras
         except ImportError as error:
-            raise MissingExtraError("the Keras runtime", "all") from error
+            raise ConfigError(f"the Keras runtime needs TensorFlow ({error}). Run: pip install tensorflow") from error
         # safe_mode stays on: no code out of a model file is ever run.
         self.model = keras.saving.load_model(path, compile=False, safe_mode=True)
         self.batch_size = batch_size

@@ -161,6 +161,11 @@ def check(config: TrainConfig) -> None:
             f"image_size={config.image_size}: {config.model} needs at least {network.min_size} pixels. "
             f"Set image_size={network.min_size} or more"
         )
+    if config.fine_tune_epochs and config.weights is None and network.imagenet is not None:
+        raise ConfigError(
+            f"fine_tune_epochs={config.fine_tune_epochs}: with weights=None there is nothing to fine-tune, `epochs` "
+            "trains the whole network. Set fine_tune_epochs=0, or weights='imagenet'"
+        )
     if network.imagenet is None:
         if config.weights is not None:
             raise ConfigError(

@@ -22,6 +22,7 @@ def main() -> int:
     """Checks the model against its golden inputs, then serves until SIGTERM; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m medimg.serving")
     parser.add_argument("--model", type=Path, required=True, help="the model folder")
+    parser.add_argument("--digest", help="the digest that the model must have")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     parser.add_argument("--key-hash-file", type=Path, help="SHA-256 of the API key that requests must carry")
@@ -31,7 +32,7 @@ def main() -> int:
         key_hash = given.key_hash_file.read_text().strip() if given.key_hash_file else None
         if key_hash is None and not ipaddress.ip_address(given.host).is_loopback:
             raise ConfigError(f"{given.host} can be reached from other machines: a key is needed (--key-hash-file)")
-        predictor = Predictor(ModelFolder.load(given.model))
+        predictor = Predictor(ModelFolder.load(given.model, digest=given.digest))
         worst = predictor.check_golden()
     except (MedimgError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the log is where a user looks

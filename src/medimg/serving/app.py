@@ -18,7 +18,7 @@ from medimg.inference.predictor import Predictor
 
 __all__ = ["MAX_BODY", "build_app"]
 
-MAX_BODY = 10 * 1024 * 1024  # bytes of one encoded image
+MAX_BODY = 64 * 1024 * 1024  # bytes of one encoded image: lossless, so more than its JPEG had
 
 
 def build_app(predictor: Predictor, *, key_hash: str | None, workers: int, on_start: Callable[[], None]) -> FastAPI:
@@ -64,7 +64,7 @@ def build_app(predictor: Predictor, *, key_hash: str | None, workers: int, on_st
             work = partial(predictor.predict, bytes(body), name="image")
             prediction = await asyncio.get_running_loop().run_in_executor(pool, work)
         except ImageRejected as rejection:
-            return refused(415, str(rejection), code=rejection.code)
+            return refused(415, rejection.message, code=rejection.code)
         return JSONResponse({**prediction.to_json(), "digest": digest})
 
     for path in ("/invocations", "/predict"):

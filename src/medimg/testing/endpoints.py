@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from medimg.artifact import ModelFolder
 from medimg.backends.handles import Endpoint
@@ -21,6 +23,9 @@ from medimg.testing.suite import Suite, Trained
 from medimg.testing.workspace import Workspace, until
 
 __all__ = ["EndpointTests"]
+
+_CANARY = "Doe^Jane 1970-01-01"
+_DESCRIPTION = 0x010E  # of EXIF and TIFF
 
 
 @dataclass(frozen=True)
@@ -88,14 +93,49 @@ class EndpointTests(Suite):
     def test_a_broken_image_is_rejected_and_the_endpoint_lives_on(
         self, model: ModelFolder, served: Endpoint, images: list[Path], content: bytes
     ) -> None:
-        """With the code that the decoder gives here."""
+        """With the code and the words that the decoder gives here; the server does not rely on those who ask it."""
         with pytest.raises(ImageRejected) as here:
             model.predict(content)
         with pytest.raises(ImageRejected) as there:
-            served.predict(content)
-        assert there.value.code == here.value.code
+            served.backend._invoke(served.name, content)
+        assert (there.value.code, there.value.message) == (here.value.code, here.value.message)
         assert served.status == "ready"
         _assert_same(served.predict(images[0]), model.predict(images[0]))
+
+    def test_a_broken_file_is_rejected_by_its_name_and_not_sent(
+        self, workspace: Workspace, served: Endpoint, tmp_path: Path
+    ) -> None:
+        """It is decoded here, so the user reads which of the files it was."""
+        broken = tmp_path / "broken.png"
+        broken.write_bytes(b"not an image")
+        backend = workspace.backend()
+
+        def refuse(name: str, body: bytes) -> Mapping[str, Any]:
+            raise AssertionError(f"{len(body)} bytes were sent to {name}")
+
+        backend._invoke = refuse  # type: ignore[method-assign]
+        with pytest.raises(ImageRejected, match=r"broken\.png") as caught:
+            Endpoint(backend, served.name).predict(broken)
+        assert caught.value.code == "not-an-image"
+
+    def test_only_pixels_are_sent_to_an_endpoint(
+        self, workspace: Workspace, model: ModelFolder, served: Endpoint, images: list[Path], tmp_path: Path
+    ) -> None:
+        """EXIF, comments and tags hold names of patients and places: they stay behind, and the answer is the same."""
+        backend, sent = workspace.backend(), []
+        original = backend._invoke
+
+        def note(name: str, body: bytes) -> Mapping[str, Any]:
+            sent.append(body)
+            return original(name, body)
+
+        backend._invoke = note  # type: ignore[method-assign]
+        for file in _telling_files(images[0], tmp_path):
+            assert _CANARY.encode() in file.read_bytes(), "the file does not tell what it should not tell"
+            for image in (file, file.read_bytes()):
+                _assert_same(Endpoint(backend, served.name).predict(image), model.predict(images[0]))
+        assert len(sent) == 6
+        assert not [body for body in sent if _CANARY.encode() in body]
 
     def test_deploying_the_same_model_again_returns_the_endpoint(
         self, workspace: Workspace, model: ModelFolder, served: Endpoint
@@ -112,6 +152,16 @@ class EndpointTests(Suite):
         with pytest.raises(AlreadyExistsError, match=served.name):
             workspace.backend().deploy(other_model, self.flags.serve, name=served.name)
         _assert_same(served.predict(images[0]), model.predict(images[0]))
+
+    def test_deploying_with_other_settings_under_a_taken_name_is_refused(
+        self, workspace: Workspace, model: ModelFolder, served: Endpoint
+    ) -> None:
+        """Who asks for an endpoint that ends must not be given one that never does, and go home."""
+        before = served._resource
+        other = self.flags.serve.model_copy(update={"ttl_hours": (self.flags.serve.ttl_hours or 0) + 1})
+        with pytest.raises(AlreadyExistsError, match="other settings"):
+            workspace.backend().deploy(model, other, name=served.name)
+        assert (served.status, served._resource.created) == ("ready", before.created)
 
     def test_another_process_finds_the_endpoint_by_its_name(
         self, workspace: Workspace, model: ModelFolder, served: Endpoint, images: list[Path]
@@ -174,6 +224,19 @@ class EndpointTests(Suite):
 
         assert until(gone, self.flags, seconds=2 * self.flags.ttl_seconds), "it outlives its ttl_hours"
         assert time.monotonic() - started >= 0.9 * self.flags.ttl_seconds, "it ended too early"
+
+
+def _telling_files(source: Path, folder: Path) -> list[Path]:
+    """Returns the same pixels as PNG and TIFF files, with a name in their text, EXIF and tags."""
+    picture = Image.fromarray(decode(source.read_bytes(), name=source.name))
+    text = PngInfo()
+    text.add_text("Comment", _CANARY)
+    picture.save(folder / "text.png", pnginfo=text)
+    exif = Image.Exif()
+    exif[_DESCRIPTION] = _CANARY
+    picture.save(folder / "exif.png", exif=exif)
+    picture.save(folder / "tags.tiff", tiffinfo={_DESCRIPTION: _CANARY})
+    return [folder / "text.png", folder / "exif.png", folder / "tags.tiff"]
 
 
 def _assert_same(answer: Prediction, wanted: Prediction) -> None:

@@ -51,6 +51,8 @@ class Checkpoints:
         self.root = root
         self.identity = identity
         root.mkdir(parents=True, exist_ok=True)
+        for draft in root.glob(".step-*"):
+            shutil.rmtree(draft, ignore_errors=True)  # of a save that was killed
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Saves a state; when it returns, the state is on disk.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from medimg.errors import MedimgError
+from medimg.job import Interrupted
 from medimg.progress import Event, Report
 from medimg.training.checkpoints import Checkpoint, Checkpoints
 from medimg.training.steps import Devices
@@ -18,11 +19,11 @@ from medimg.training.weighting import Balance
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["Interrupted", "Phase", "Source", "fit"]
+__all__ = ["Diverged", "Phase", "Source", "fit"]
 
 
-class Interrupted(MedimgError):  # noqa: N818 - it is no error
-    """The job was told to stop; its state is saved."""
+class Diverged(MedimgError):  # noqa: N818 - the field's word
+    """The loss is no number any more, and there is no earlier epoch to fall back to."""
 
 
 class Source(Protocol):
@@ -117,7 +118,8 @@ def fit(
     with devices.scope():
         phase.model.optimizer.build(phase.model.trainable_variables)
     run = _Run(phase, devices, checkpoints, report, stopping, every_seconds, _State(phase.name, earlier=earlier))
-    run.resume()
+    if not run.resume() and earlier:
+        run.start_from(earlier)
     run.go()
     return run.state.earlier + run.state.history
 
@@ -142,20 +144,30 @@ class _Run:
 
     # -- state --------------------------------------------------------------------------------------------------------
 
-    def resume(self) -> None:
+    def start_from(self, earlier: list[dict[str, Any]]) -> None:
+        """Makes what the phase before reached the mark to beat: fine-tuning cannot end worse than it began."""
+        self.best = [np.asarray(weight) for weight in self.phase.judged.weights]
+        self.state.best_loss = min(row["val_loss"] for row in earlier)
+
+    def resume(self) -> bool:
+        """Takes up the last checkpoint of this phase, if there is one."""
         found = self.checkpoints.latest()
         if found is None or found.state["phase"] != self.phase.name:
-            return
+            return False
         self.state = _State(**found.state)
         for variable, value in zip(self._variables(), found.arrays["variables"], strict=True):
             variable.assign(value)
         self.best = list(found.arrays.get("best", []))
+        # This attempt's log and tracking tell the whole history, not only what comes.
+        for row in self.state.earlier + self.state.history:
+            self._tell(row)
         if not self.state.finished:
             self.report(
                 Event(
                     "log", self.phase.name, message=f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}"
                 )
             )
+        return True
 
     def save(self) -> None:
         arrays = {
@@ -171,22 +183,31 @@ class _Run:
         phase, state = self.phase, self.state
         while not state.finished:
             started = time.time()
-            loss = self._epoch()
-            row = self._validate(loss, time.time() - started)
-            state.history.append(row)
-            shown = {name: value for name, value in row.items() if name not in ("phase", "epoch")}
-            self.report(Event("epoch", phase.name, state.epoch + 1, phase.epochs, values=shown))
-            if row["val_loss"] < state.best_loss:
-                state.best_loss, state.best_epoch = row["val_loss"], state.epoch
-                self.best = [np.asarray(weight) for weight in phase.judged.weights]
-            state.epoch, state.step, state.loss = state.epoch + 1, 0, 0.0
-            waited = state.epoch - 1 - state.best_epoch
-            state.finished = state.epoch >= phase.epochs or (phase.patience is not None and waited >= phase.patience)
+            row = self._validate(self._epoch(), started)
+            if row is None:
+                state.finished = True
+            else:
+                state.history.append(row)
+                self._tell(row)
+                if row["val_loss"] < state.best_loss:
+                    state.best_loss, state.best_epoch = row["val_loss"], state.epoch
+                    self.best = [np.asarray(weight) for weight in phase.judged.weights]
+                state.epoch, state.step, state.loss = state.epoch + 1, 0, 0.0
+                waited = state.epoch - 1 - state.best_epoch
+                state.finished = state.epoch >= phase.epochs or (
+                    phase.patience is not None and waited >= phase.patience
+                )
             self.save()
             self._maybe_stop()
-        if self.best:
-            for weight, value in zip(phase.judged.weights, self.best, strict=True):
-                weight.assign(value)
+        for weight, value in zip(phase.judged.weights, self.best, strict=True):
+            weight.assign(value)
+        if state.earlier and state.best_epoch < 0:
+            text = "no epoch was better on validation: the weights from before are kept"
+            self.report(Event("warning", phase.name, message=text))
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        shown = {name: value for name, value in row.items() if name not in ("phase", "epoch")}
+        self.report(Event("epoch", row["phase"], row["epoch"], self.phase.epochs, values=shown))
 
     def _epoch(self) -> float:
         phase, state = self.phase, self.state
@@ -220,7 +241,8 @@ class _Run:
         if self.stopping():
             raise Interrupted(f"stopped in epoch {self.state.epoch + 1}; the state is saved")
 
-    def _validate(self, loss: float, seconds: float) -> dict[str, Any]:
+    def _validate(self, loss: float, started: float) -> dict[str, Any] | None:
+        """Returns the epoch's row, or None where the losses are no numbers and an earlier epoch is kept."""
         phase = self.phase
         truth, found = [], []
         for start in range(0, len(phase.val), phase.batch_size):
@@ -228,13 +250,23 @@ class _Run:
             found.append(self.forward(phase.val.x(rows)))
             truth.append(phase.val.y(rows))
         y, probabilities = np.concatenate(truth), np.concatenate(found).astype(np.float64)
+        val_loss = _loss(y, probabilities, phase.balance, phase.task)
+        if not (np.isfinite(loss) and np.isfinite(val_loss)):
+            text = (
+                f"training diverged in epoch {self.state.epoch + 1} of {phase.name}: loss {loss}, val_loss {val_loss}. "
+                "Lower the learning rate"
+            )
+            if not self.best:
+                raise Diverged(text)
+            self.report(Event("warning", phase.name, message=f"{text}; the best epoch before it is kept"))
+            return None
         return {
             "phase": phase.name,
             "epoch": self.state.epoch + 1,
             "loss": loss,
-            "val_loss": _loss(y, probabilities, phase.balance, phase.task),
+            "val_loss": val_loss,
             **phase.figures(y, probabilities),
-            "seconds": round(seconds, 3),
+            "seconds": round(time.time() - started, 3),
         }
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
-from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +19,28 @@ from medimg.artifact import ModelFolder, ModelRecord, Preprocessing, add_look
 from medimg.config import Augment, JobSpec, TrainConfig
 from medimg.data.pack import Pack
 from medimg.data.synthetic import golden_files
-from medimg.errors import DatasetError, MedimgError
+from medimg.errors import DatasetError
 from medimg.evaluation.score import judge
+from medimg.evaluation.seen import write_seen
 from medimg.export import export_in_fresh_process
 from medimg.home import atomic_write
+from medimg.job import Interrupted, Paths, Stop
 from medimg.models.classifier import Classifier
-from medimg.progress import Event, emit, heartbeat
+from medimg.progress import Event, Report
+from medimg.training.augmentation import augmented
 from medimg.training.card import card
 from medimg.training.checkpoints import Checkpoints
+from medimg.training.environment import make_exact, precision, versions
 from medimg.training.features import FeatureSource, PackSource, compute
 from medimg.training.loop import Phase, fit
-from medimg.training.main import Paths, Stop
 from medimg.training.steps import Devices, compile_for
 from medimg.training.tracking import Tracker
 from medimg.training.weighting import Balance, encode
 
 __all__ = ["train"]
 
-_PACKAGES = ("medimg", "keras", "tensorflow", "numpy", "pillow", "scikit-learn", "ai-edge-litert")
 
-
-def train(spec: JobSpec, paths: Paths, stop: Stop) -> ModelFolder:
+def train(spec: JobSpec, paths: Paths, stop: Stop, report: Report) -> ModelFolder:
     """Trains, exports and evaluates, and returns the sealed model folder `out/model`.
 
     Raises:
@@ -50,16 +48,16 @@ def train(spec: JobSpec, paths: Paths, stop: Stop) -> ModelFolder:
         DatasetError: The pack is damaged or lacks a split.
     """
     assert spec.config is not None, "a training job has a configuration"  # noqa: S101 - checked at submit
-    pack = Pack.open(paths.data)
-    tracker = Tracker(spec.id, emit)
+    pack = Pack.open(paths.data, spec.samples)
+    tracker = Tracker(spec.id, report)
     tracker.parameters({name: str(value) for name, value in spec.config.model_dump().items()})
     status = "FAILED"
     try:
-        model = _Training(spec, spec.config, pack, paths, stop, tracker).run()
+        model = _Training(spec, spec.config, pack, paths, stop, report, tracker).run()
         status = "FINISHED"
-    except MedimgError as error:
-        status = "KILLED" if stop.asked else status
-        raise error
+    except Interrupted:
+        status = "KILLED"
+        raise
     finally:
         tracker.end(status)
     return model
@@ -67,10 +65,11 @@ def train(spec: JobSpec, paths: Paths, stop: Stop) -> ModelFolder:
 
 class _Training:
     def __init__(
-        self, spec: JobSpec, config: TrainConfig, pack: Pack, paths: Paths, stop: Stop, tracker: Tracker
-    ) -> None:
+        self, spec: JobSpec, config: TrainConfig, pack: Pack, paths: Paths, stop: Stop, report: Report,
+        tracker: Tracker,
+    ) -> None:  # fmt: skip
         self.spec, self.config, self.pack, self.paths, self.stop = spec, config, pack, paths, stop
-        self.tracker = tracker
+        self.report, self.tracker = report, tracker
         self.outputs = 1 if pack.task == "binary" else len(pack.classes)
         identity = hashlib.sha256(f"{spec.base}|{spec.pack}|{spec.code}".encode()).hexdigest()
         self.checkpoints = Checkpoints(paths.checkpoints, identity)
@@ -81,8 +80,8 @@ class _Training:
     def run(self) -> ModelFolder:
         """Goes through the stages."""
         keras.utils.set_random_seed(self.config.seed)
-        _determinism()
-        keras.mixed_precision.set_global_policy(_precision(self.config.precision))
+        make_exact()
+        keras.mixed_precision.set_global_policy(precision(self.config.precision))
         devices = Devices()
         with devices.scope():
             classifier = self.build()
@@ -96,6 +95,8 @@ class _Training:
         final = self.paths.out / "model"
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
+        # The model is sealed: nobody goes on from here, and the state is several times its size.
+        shutil.rmtree(self.paths.checkpoints, ignore_errors=True)
         return ModelFolder.load(final)
 
     def build(self) -> Classifier:
@@ -138,7 +139,9 @@ class _Training:
             )  # fmt: skip
         assert classifier.head is not None  # noqa: S101 - a backbone comes with a head
         if augment is not None and not self.config.fine_tune_epochs:
-            emit(Event("log", message="augmentation is unused: the backbone is frozen and its features computed once"))
+            self.report(
+                Event("log", message="augmentation is unused: the backbone is frozen and its features computed once")
+            )
         history: list[dict[str, Any]] = []
         found = self.checkpoints.latest()
         if found is None or found.state["phase"] != "fine-tuning":
@@ -161,7 +164,7 @@ class _Training:
     ) -> dict[str, FeatureSource]:
         forward = devices.forward(classifier.backbone)
         total = sum(len(source) for source in sources.values())
-        emit(Event("stage", "features", 0, total))
+        self.report(Event("stage", "features", 0, total))
         found: dict[str, FeatureSource] = {}
         before = 0
         for split, source in sources.items():
@@ -170,7 +173,7 @@ class _Training:
             )
             features = compute(
                 forward, source, self.paths.checkpoints, identity=identity, batch_size=32, before=before, total=total,
-                report=emit, check=self.stop.check,
+                report=self.report, check=self.stop.check,
             )  # fmt: skip
             found[split] = FeatureSource(features, source.y(np.arange(len(source))))
             before += len(source)
@@ -181,7 +184,7 @@ class _Training:
         epochs: int, augment: Augment | None, earlier: list[dict[str, Any]] | None = None,
     ) -> list[dict[str, Any]]:  # fmt: skip
         with devices.scope():
-            model = _with_augmentation(network, augment) if augment else network
+            model = augmented(network, augment) if augment else network
             compile_for(model, self.pack.task, rate)
         phase = Phase(
             name=name, model=model, judged=network, train=train, val=val, task=self.pack.task, epochs=epochs,
@@ -189,12 +192,12 @@ class _Training:
             seed=self.config.seed, figures=self._figures,
         )  # fmt: skip
         return fit(
-            phase, devices, self.checkpoints, self._report, stopping=self.stop, earlier=earlier or [],
+            phase, devices, self.checkpoints, self._epoch, stopping=self.stop, earlier=earlier or [],
             every_seconds=self.every_seconds,
         )  # fmt: skip
 
-    def _report(self, event: Event) -> None:
-        emit(event)
+    def _epoch(self, event: Event) -> None:
+        self.report(event)
         if event.kind == "epoch":
             self.tracker.metrics(event.values, step=event.done)
 
@@ -232,91 +235,35 @@ class _Training:
             preprocessing=Preprocessing(image_size=self.pack.image_size, channels=1 if self.pack.channels == 1 else 3),
             config=self.config,
             data={"fingerprint": self.spec.data, "pack": self.spec.pack, "counts": _counts(self.pack)},
-            versions={**_versions(), "python": platform.python_version()},
+            versions=versions(),
             job=self.spec.id,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             notices=self.spec.notices,
         )
         atomic_write(draft / "medimg.json", record.model_dump_json(indent=1))
-        with heartbeat("exporting", emit, message="LiteRT and SavedModel"):
-            runtimes, missing = export_in_fresh_process(draft, check=self.stop.check)
+        self.report(Event("stage", "exporting", message="LiteRT and SavedModel"))
+        runtimes, missing = export_in_fresh_process(draft, check=self.stop.check)
         for name, why in missing.items():
-            emit(Event("warning", message=f"no {name} export: {why}"))
+            self.report(Event("warning", message=f"no {name} export: {why}"))
         return ModelFolder(draft, record.model_copy(update={"runtimes": runtimes, "missing": missing}), "")
 
     def evaluate(self, model: ModelFolder, history: list[dict[str, Any]]) -> None:
         """Freezes thresholds on validation, scores test once, writes the report and seals the folder."""
-        emit(Event("stage", "evaluating"))
+        self.report(Event("stage", "evaluating"))
         looks = add_look(model.path, self.spec.data) if len(self.pack.rows("test")) else 0
         record, report = judge(model, self.pack, history=history, test_looks=looks, report=self._evaluating)
         for split, figures in record.metrics.items():
             self.tracker.metrics({f"{split}_{name}": value for name, value in figures.items()})
-            emit(Event("epoch", "evaluating", message=split, values=figures))
+            self.report(Event("epoch", "evaluating", message=split, values=figures))
         report.save(model.path / "report")
+        write_seen(model.path, self.pack, record.preprocessing.channels)
         atomic_write(model.path / "card.md", card(record, report))
         ModelFolder.seal(model.path, record)
 
     def _evaluating(self, event: Event) -> None:
         self.stop.check()
-        emit(Event(event.kind, "evaluating", event.done, event.total, event.message, event.values))
-
-
-# -- the environment --------------------------------------------------------------------------------------------------
-
-
-def _determinism() -> None:
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        if not tf.config.list_physical_devices("GPU"):
-            # Exact on CPU at no cost; on GPU it would slow training or fail for want of a deterministic kernel.
-            tf.config.experimental.enable_op_determinism()
-
-
-def _precision(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    if keras.backend.backend() != "tensorflow":
-        return "float32"
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    capable = [
-        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (8, 0) for gpu in gpus
-    ]
-    return "mixed_bfloat16" if capable and all(capable) else "float32"
-
-
-def _with_augmentation(network: keras.Model, augment: Augment) -> keras.Model:
-    layers: list[Callable[[Any], Any]] = []
-    if augment.flip:
-        layers.append(keras.layers.RandomFlip({"both": "horizontal_and_vertical"}.get(augment.flip, augment.flip)))
-    if augment.rotation:
-        layers.append(keras.layers.RandomRotation(augment.rotation / 360, fill_mode="constant"))
-    if augment.translation:
-        layers.append(keras.layers.RandomTranslation(augment.translation, augment.translation, fill_mode="constant"))
-    if augment.zoom:
-        layers.append(keras.layers.RandomZoom(augment.zoom, fill_mode="constant"))
-    if augment.brightness:
-        layers.append(keras.layers.RandomBrightness(augment.brightness, value_range=(0, 255)))
-    if augment.contrast:
-        layers.append(keras.layers.RandomContrast(augment.contrast, value_range=(0, 255)))
-    entry = keras.Input(network.input_shape[1:], name="augmented")
-    x = entry
-    for layer in layers:
-        x = layer(x)
-    return keras.Model(entry, network(x))
+        self.report(Event(event.kind, "evaluating", event.done, event.total, event.message, event.values))
 
 
 def _counts(pack: Pack) -> dict[str, int]:
     return {split: len(pack.rows(split)) for split in ("train", "val", "test")}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ class Tracker:
     """Writes parameters and metrics of one job to MLflow; metrics only, never a model.
 
     Args:
-        job: The job's name; a resumed job goes on in the same run.
+        job: The job's name; a restarted attempt goes on in the same run.
         report: Told once if tracking fails.
     """
 
@@ -28,16 +29,18 @@ class Tracker:
         self._client: Any = None
         self._run = ""
         self._report = report
-        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-        if uri.startswith("sqlite:///"):
-            database = Path(uri.removeprefix("sqlite:///"))
-            # Two jobs that make the database's tables at once would each fail half-way.
-            with locked(database.with_name(".mlflow.lock")):
-                self._try(self._start, job)
-        elif uri:
-            self._try(self._start, job)
+        if uri := os.environ.get("MLFLOW_TRACKING_URI", ""):
+            self._try(self._start, job, uri)
 
-    def _start(self, job: str) -> None:
+    def _start(self, job: str, uri: str) -> None:
+        database = Path(uri.removeprefix("sqlite:///"))
+        # Two jobs that make the database's tables at once would each fail half-way.
+        with locked(database.with_name(".mlflow.lock")) if uri.startswith("sqlite:///") else nullcontext():
+            self._open(job)
+
+    def _open(self, job: str) -> None:
+        # No figures about the user's work leave the machine.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
 
         for logger in ("mlflow", "alembic"):

@@ -1,4 +1,4 @@
-"""The trainer: from a job's specification and a pack to a sealed model folder. It knows no cloud."""
+"""What every job's process shares: its folders, its end on SIGTERM, its pulse, and how its failure is told."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from medimg.config import JobSpec
 from medimg.errors import MedimgError
-from medimg.progress import Event, emit, heartbeat
+from medimg.progress import Event, Report, emit, pulse
 
-__all__ = ["Paths", "Stop", "arguments", "main"]
+__all__ = ["Interrupted", "Paths", "Stop", "run_job"]
 
 STOPPED = 143  # what a shell reports for a process ended by SIGTERM
+
+
+class Interrupted(MedimgError):  # noqa: N818 - it is no error
+    """The job was told to stop; its state is saved."""
 
 
 @dataclass(frozen=True)
@@ -57,44 +61,37 @@ class Stop:
     def check(self) -> None:
         """Raises `Interrupted` if the job was asked to end."""
         if self.asked:
-            from medimg.training.loop import Interrupted
-
             raise Interrupted("stopped; what was finished is saved")
 
 
-def arguments(module: str, argv: Sequence[str] | None = None) -> Paths:
-    """Returns the folders named on the command line."""
+def run_job(module: str, work: Callable[[JobSpec, Paths, Stop, Report], str], argv: Sequence[str] | None = None) -> int:
+    """Does a job's work and returns the process's exit status: 0 done, 1 failed, 143 stopped with its state saved.
+
+    Args:
+        module: The module that was started, for the usage message.
+        work: Does it and returns what to say at the end; it imports what is heavy, so that the bar moves meanwhile.
+        argv: The command line; None: the process's own.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m {module}")
     for name in ("spec", "data", "inputs", "out", "checkpoints"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    return Paths(**vars(parser.parse_args(argv)))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a training job and returns its exit status: 0 done, 1 failed, 143 stopped with its state saved."""
+    paths = Paths(**vars(parser.parse_args(argv)))
     # TensorFlow's start-up notes would drown the log.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    paths = arguments("medimg.train", argv)
     stop = Stop()
-    try:
-        spec = JobSpec.model_validate_json(paths.spec.read_bytes())
-        with heartbeat("importing", emit, message="TensorFlow and Keras"):
-            import keras  # noqa: F401
-            import sklearn.metrics  # noqa: F401
-
-            from medimg.training.loop import Interrupted
-            from medimg.training.run import train
+    with pulse(emit) as report:
         try:
-            train(spec, paths, stop)
+            report(Event("stage", "importing"))
+            told = work(JobSpec.model_validate_json(paths.spec.read_bytes()), paths, stop, report)
         except Interrupted as interruption:
-            emit(Event("log", message=str(interruption)))
+            report(Event("log", message=str(interruption)))
             return STOPPED
-    except MedimgError as error:
-        emit(Event("error", message=str(error)))
-        return 1
-    except Exception as error:
-        traceback.print_exc(file=sys.stderr)
-        emit(Event("error", message=f"{type(error).__name__}: {error}"))
-        return 1
-    emit(Event("done", message="the model is ready"))
+        except MedimgError as error:
+            report(Event("error", message=str(error)))
+            return 1
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            report(Event("error", message=f"{type(error).__name__}: {error}"))
+            return 1
+        report(Event("done", message=told))
     return 0
