@@ -60,7 +60,7 @@ def check_unseen(folder: Path, pack: Pack, split: str, channels: Literal[1, 3]) 
     if count > MOST_SEEN * len(found):
         raise DatasetError(
             f"{count:,} of {len(found):,} images were used to train this model or to choose its threshold: a score on "
-            "them means nothing. Training divides a dataset that has no splits, or too few validation images. The score "
-            "on the images held out is job.report; to judge the model anew, pass images it has not seen"
+            "them means nothing. Training divides a dataset that has no splits, or too few validation images. The "
+            "score on the images held out is job.report; to judge the model anew, pass images it has not seen"
         )
     return (f"{count:,} images are the same as images of training",) if count else ()
