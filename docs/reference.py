@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def signature(thing: Any) -> str:
         "typing.",
     ):
         text = text.replace(prefix, "")
-    return text
+    return re.sub(r"<function (\w+) at 0x\w+>", r"\1", text)
 
 
 def first_line(thing: Any) -> str:
