@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GoldenInput", "ModelFolder", "ModelRecord", "Preprocessing"]
 
-FORMAT = 1
 _UNSEALED = frozenset({"digest.json", "looks.json"})
 
 

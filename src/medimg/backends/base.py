@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -291,8 +292,6 @@ class Backend(ABC):
         return folder
 
     def _remove(self, kind: Kind, id: str) -> None:
-        import shutil
-
         self._delete(kind, id)
         shutil.rmtree(home() / "fetched" / self.name / kind / id, ignore_errors=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -130,7 +131,8 @@ class Job:
         errors = [event.message for event in self._events() if event.kind == "error"]
         text = "\n".join(f"  {line}" for line in last)
         what = errors[-1] if errors else reason or "no reason given"
-        advice = "" if status == "cancelled" else "\nThe same call to train() goes on from the last checkpoint"
+        again = "\nAn identical call is a new attempt; training goes on from its last checkpoint"
+        advice = "" if status == "cancelled" else again
         return f"{self.id} {status}: {what}{advice}" + (f"\nLast lines of its log:\n{text}" if text else "")
 
     def cancel(self) -> None:
@@ -199,7 +201,7 @@ class Job:
         rows: dict[tuple[str, int], dict[str, Any]] = {}
         for event in self._events():
             if event.kind == "epoch" and event.stage != "evaluating":
-                # A resumed job repeats no epoch, but one whose checkpoint was lost does: the last run counts.
+                # A resumed job tells the epochs before it again: each counts once.
                 rows[event.stage, event.done] = {"phase": event.stage, "epoch": event.done, **event.values}
         return list(rows.values())
 
@@ -272,8 +274,6 @@ class ModelVersion:
         try:
             return ModelFolder.load(folder, digest=self.digest)
         except ModelFolderError:
-            import shutil
-
             # The local copy may be the damaged one: the next call fetches it anew.
             shutil.rmtree(folder, ignore_errors=True)
             raise

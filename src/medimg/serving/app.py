@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import Callable
@@ -58,8 +59,6 @@ def build_app(predictor: Predictor, *, key_hash: str | None, workers: int, on_st
             body += part
             if len(body) > MAX_BODY:
                 return refused(413, f"the image is larger than {MAX_BODY // 2**20} MB")
-        import asyncio
-
         try:
             work = partial(predictor.predict, bytes(body), name="image")
             prediction = await asyncio.get_running_loop().run_in_executor(pool, work)

@@ -114,6 +114,7 @@ def fit(
 
     Raises:
         Interrupted: `stopping` said so; the state is saved.
+        Diverged: The losses are no numbers, and there is no better epoch to keep.
     """
     with devices.scope():
         phase.model.optimizer.build(phase.model.trainable_variables)
