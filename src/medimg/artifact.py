@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from medimg.inference.decision import Prediction
     from medimg.inference.predictor import Predictor
 
-__all__ = ["GoldenInput", "ModelFolder", "ModelRecord", "Preprocessing"]
+__all__ = ["GoldenInput", "ModelFolder", "ModelRecord", "Preprocessing", "ServedBy"]
+
+ServedBy = Literal["keras", "litert", "saved_model"]
+"""Which of a model's networks a server runs."""
 
 _UNSEALED = frozenset({"digest.json", "looks.json"})
 
@@ -122,6 +125,24 @@ def _files(root: Path) -> dict[str, Path]:
     }
 
 
+def _export(record: ModelRecord, runtime: str) -> str:
+    if runtime in record.runtimes:
+        return record.runtimes[runtime]
+    why = record.missing.get(runtime, f"known: {', '.join(record.runtimes)}")
+    raise ModelFolderError(f"this model has no {runtime} export: {why}")
+
+
+def _served(sealed: Iterable[str], record: ModelRecord, runtime: ServedBy) -> list[str]:
+    network = "model.keras" if runtime == "keras" else _export(record, runtime)
+    return sorted(
+        name for name in sealed if name in ("medimg.json", network) or name.startswith(("golden/", f"{network}/"))
+    )
+
+
+def _missing(path: Path, name: str) -> ModelFolderError:
+    return ModelFolderError(f"{path}: {name} is missing. Fetch or train the model again")
+
+
 def _digest_of(hashes: Mapping[str, str]) -> str:
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
@@ -142,12 +163,14 @@ class ModelFolder:
     digest: str
 
     @classmethod
-    def load(cls, path: str | Path, *, digest: str | None = None) -> Self:
+    def load(cls, path: str | Path, *, digest: str | None = None, only: ServedBy | None = None) -> Self:
         """Verifies every file against its recorded hash and only then reads the folder.
 
         Args:
             path: The folder.
             digest: The digest it must have, such as the one a registry recorded.
+            only: Where a server has no more than `serving_files(only)`, what else belongs to the model may be missing.
+                The digest is the whole model's all the same, and what is there is verified as ever.
 
         Raises:
             ModelFolderError: No model folder, a file that is missing, added or changed, or another digest.
@@ -163,7 +186,9 @@ class ModelFolder:
         files = _files(path)
         for name in sorted(hashes.keys() | files.keys()):
             if name not in files:
-                raise ModelFolderError(f"{path}: {name} is missing. Fetch or train the model again")
+                if only is None or name == "medimg.json":
+                    raise _missing(path, name)
+                continue
             if name not in hashes or files[name].is_symlink():
                 raise ModelFolderError(
                     f"{path}: {name} does not belong to the model. Remove it, or fetch the model again"
@@ -179,6 +204,10 @@ class ModelFolder:
             record = ModelRecord.model_validate_json((path / "medimg.json").read_bytes())
         except (OSError, ValidationError, ConfigError) as error:
             raise ModelFolderError(f"{path}: medimg.json is of another version of medimg: {error}") from None
+        if only is not None:
+            for name in _served(hashes, record, only):
+                if name not in files:
+                    raise _missing(path, name)
         return cls(path.resolve(), record, found)
 
     @staticmethod
@@ -255,13 +284,24 @@ class ModelFolder:
     def export(self, runtime: Literal["litert", "saved_model"]) -> Path:
         """Returns the path of the model for a runtime; the trainer made it and checked it against Keras.
 
+        The SavedModel is a folder named by its version: TensorFlow Serving's `--model_base_path` is the one above it.
+
         Raises:
             ModelFolderError: The model was trained without it; the message says why.
         """
-        if runtime in self.record.runtimes:
-            return self.path / self.record.runtimes[runtime]
-        why = self.record.missing.get(runtime, f"known: {', '.join(self.record.runtimes)}")
-        raise ModelFolderError(f"this model has no {runtime} export: {why}")
+        export = self.path / _export(self.record, runtime)
+        if not export.exists():
+            raise ModelFolderError(f"{self.path} is a part of the model, without its {runtime} export")
+        return export
+
+    def serving_files(self, runtime: ServedBy) -> list[str]:
+        """Returns the paths inside the folder of all that serving on a runtime needs: see `load(…, only=runtime)`.
+
+        Raises:
+            ModelFolderError: The model was trained without that runtime; the message says why.
+        """
+        sealed = json.loads((self.path / "digest.json").read_text())["files"]
+        return ["digest.json", *_served(sealed, self.record, runtime)]
 
     def __repr__(self) -> str:
         figures = self.record.metrics.get("test") or self.record.metrics.get("val") or {}

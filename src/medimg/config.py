@@ -173,7 +173,11 @@ class ServeConfig(Settings):
         instance: The cloud's name of a machine; None: the backend's default.
         min_instances: Machines that always run.
         max_instances: Machines at the highest load.
+        memory_mb: Of "serverless" and "lambda"; None: the backend's default.
         ttl_hours: The endpoint deletes itself after this many hours, also when nobody is there. None: never.
+        http_api: Whether an HTTP address that takes an API key is put in front of a "realtime" or "serverless"
+            endpoint; "lambda" and the local backend always have one.
+        url_hosts: Hosts from which an HTTP address may fetch an image that it is given as {"url": …}; none by default.
         auth: "key": requests carry an API key. "none": anyone who reaches the endpoint may ask.
     """
 
@@ -181,7 +185,10 @@ class ServeConfig(Settings):
     instance: str | None = None
     min_instances: int = Field(1, ge=0)
     max_instances: int = Field(1, ge=1)
+    memory_mb: int | None = Field(None, ge=128)
     ttl_hours: float | None = Field(None, gt=0)
+    http_api: bool = False
+    url_hosts: tuple[str, ...] = ()
     auth: Literal["key", "none"] = "key"
 
 
@@ -202,6 +209,7 @@ class JobSpec(Settings):
         split: The split to predict; None: all.
         code: Hash of the medimg that submitted the job.
         notices: What the user was told about the data before the submit; it goes into the report.
+        timings: Stage to seconds of what the submit did before, such as packing.
     """
 
     kind: Literal["train", "predict"] = "train"
@@ -217,6 +225,7 @@ class JobSpec(Settings):
     split: str | None = None
     code: str
     notices: tuple[str, ...] = ()
+    timings: dict[str, float] = Field(default_factory=dict)
 
     @property
     def id(self) -> str:

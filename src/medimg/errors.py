@@ -14,6 +14,8 @@ MedimgError
 │   ├── AlreadyExistsError      the name is taken
 │   ├── JobFailedError          a job ended without a model; carries its last log lines
 │   ├── EndpointError           an endpoint refused, failed or did not become ready
+│   ├── AccessError             no credentials, or they do not allow it; names the missing action
+│   ├── QuotaError              the account may not use more of something; names the quota
 │   └── UnreachableError        the backend did not answer: says nothing about the job
 └── MissingExtraError           an optional package is not installed (also an ImportError)
 """
@@ -24,6 +26,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "AccessError",
     "AlreadyExistsError",
     "AuditError",
     "BackendError",
@@ -36,6 +39,7 @@ __all__ = [
     "MissingExtraError",
     "ModelFolderError",
     "NotFoundError",
+    "QuotaError",
     "RuntimeMismatchError",
     "StorageError",
     "UnreachableError",
@@ -120,6 +124,14 @@ class JobFailedError(BackendError):
 
 class EndpointError(BackendError):
     """An endpoint refused the request, failed, or did not become ready."""
+
+
+class AccessError(BackendError, PermissionError):
+    """No credentials, expired ones, or a permission that is missing; the message names it."""
+
+
+class QuotaError(BackendError):
+    """The account may not use more of something; the message names the quota to ask for."""
 
 
 class UnreachableError(BackendError, ConnectionError):

@@ -26,7 +26,8 @@ from medimg.inference.predictor import TOLERANCE
 
 __all__ = ["PATHS", "export_in_fresh_process"]
 
-PATHS = {"litert": "exports/model.tflite", "saved_model": "exports/saved_model"}
+# The SavedModel lies in a folder that is its version's number: TensorFlow Serving takes `exports/saved_model` as it is.
+PATHS = {"litert": "exports/model.tflite", "saved_model": "exports/saved_model/1"}
 
 
 def export_in_fresh_process(folder: Path, *, check: Callable[[], None]) -> tuple[dict[str, str], dict[str, str]]:

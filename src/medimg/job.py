@@ -63,6 +63,15 @@ class Stop:
         if self.asked:
             raise Interrupted("stopped; what was finished is saved")
 
+    def watched(self, report: Report) -> Report:
+        """Returns a `report` that first looks whether the job was asked to end, for work that takes nothing else."""
+
+        def checked(event: Event) -> None:
+            self.check()
+            report(event)
+
+        return checked
+
 
 def run_job(module: str, work: Callable[[JobSpec, Paths, Stop, Report], str], argv: Sequence[str] | None = None) -> int:
     """Does a job's work and returns the process's exit status: 0 done, 1 failed, 143 stopped with its state saved.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Display", "Event", "Report", "emit", "heartbeat", "parse", "pulse", "silent"]
+__all__ = ["Display", "Event", "Report", "Stopwatch", "emit", "heartbeat", "parse", "pulse", "silent"]
 
 KINDS = ("stage", "epoch", "log", "warning", "error", "done")
 
@@ -84,6 +84,37 @@ def parse(line: str) -> Event | None:
         values=data.get("values", {}),
         time=float(data.get("time", 0.0)),
     )
+
+
+class Stopwatch:
+    """Measures the stages that it is told of, and passes every event on.
+
+    Args:
+        report: Where events go.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._spent: dict[str, float] = {}
+        self._stage = ""
+        self._since = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        """Counts the time since the last event for the stage that it named."""
+        self._lap(event.stage if event.kind == "stage" else self._stage)
+        self._report(event)
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Stage to seconds, up to now."""
+        self._lap(self._stage)
+        return {stage: round(seconds, 3) for stage, seconds in self._spent.items()}
+
+    def _lap(self, stage: str) -> None:
+        now = time.monotonic()
+        if self._stage:
+            self._spent[self._stage] = self._spent.get(self._stage, 0.0) + now - self._since
+        self._stage, self._since = stage, now
 
 
 @contextmanager

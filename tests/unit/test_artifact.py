@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medimg.artifact import ModelFolder, add_look
+from medimg.artifact import ModelFolder, ServedBy, add_look
 from medimg.errors import DatasetError, ModelFolderError
 
 
@@ -20,7 +20,7 @@ def folder(trained: ModelFolder, tmp_path: Path) -> Path:
 
 def test_a_trained_folder_holds_all_that_the_design_names(trained: ModelFolder) -> None:
     """Weights, exports, golden inputs, history, report, card, record and digest."""
-    exports = ("exports/model.tflite", "exports/saved_model/saved_model.pb", "golden/golden.json")
+    exports = ("exports/model.tflite", "exports/saved_model/1/saved_model.pb", "golden/golden.json")
     for name in (
         *exports,
         "model.keras",
@@ -101,6 +101,82 @@ def test_an_empty_path_is_no_model_folder(tmp_path: Path) -> None:
     """The message says where a finished job's model is."""
     with pytest.raises(ModelFolderError, match=r"job\.model\.path"):
         ModelFolder.load(tmp_path)
+
+
+def part(folder: Path, target: Path, runtime: ServedBy) -> Path:
+    """Returns a copy of no more than what serving on a runtime needs."""
+    for name in ModelFolder.load(folder).serving_files(runtime):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, target / name)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("runtime", "network"),
+    [("litert", "exports/model.tflite"), ("keras", "model.keras"), ("saved_model", "exports/saved_model/1")],
+)
+def test_a_part_that_serves_is_the_same_model_and_no_more(
+    folder: Path, trained: ModelFolder, tmp_path: Path, runtime: ServedBy, network: str
+) -> None:
+    """Its digest is the whole model's; the other networks, the report and the data's hashes stay behind."""
+    small = ModelFolder.load(part(folder, tmp_path / "part", runtime), digest=trained.digest, only=runtime)
+    assert small.digest == trained.digest
+    assert len(small.golden) == len(trained.golden)
+    top = {path.name for path in small.path.iterdir()}
+    assert top == {"digest.json", "medimg.json", "golden", network.split("/")[0]}
+    exports = {path.relative_to(small.path).as_posix() for path in small.path.glob("exports/*")}
+    assert all(network.startswith(path) for path in exports)
+    assert (small.path / network).exists()
+
+
+def test_a_part_predicts_as_the_whole_does(folder: Path, trained: ModelFolder, tmp_path: Path, phantoms: Path) -> None:
+    """On LiteRT, as a Lambda function does."""
+    image = min(phantoms.glob("test/NODULE/*"))
+    small = ModelFolder.load(part(folder, tmp_path / "part", "litert"), only="litert")
+    assert small.predict(image).probabilities == trained.predict(image).probabilities
+    with pytest.raises(ModelFolderError, match="without its saved_model export"):
+        small.export("saved_model")
+
+
+def test_a_part_must_be_asked_for(folder: Path, tmp_path: Path) -> None:
+    """What is missing is an error, unless it was said to be left out."""
+    with pytest.raises(ModelFolderError, match="is missing"):
+        ModelFolder.load(part(folder, tmp_path / "part", "litert"))
+
+
+@pytest.mark.parametrize("name", ["medimg.json", "exports/model.tflite", "golden/golden.json"])
+def test_a_part_that_lacks_what_serving_needs_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
+    """The file is named."""
+    target = part(folder, tmp_path / "part", "litert")
+    (target / name).unlink()
+    with pytest.raises(ModelFolderError, match=f"{name} is missing"):
+        ModelFolder.load(target, only="litert")
+
+
+def test_a_changed_or_added_file_of_a_part_is_refused(folder: Path, trained: ModelFolder, tmp_path: Path) -> None:
+    """As of a whole folder."""
+    target = part(folder, tmp_path / "part", "litert")
+    (target / "exports" / "plugin.py").write_text("print('hello')")
+    with pytest.raises(ModelFolderError, match=r"exports/plugin\.py does not belong"):
+        ModelFolder.load(target, only="litert")
+    (target / "exports" / "plugin.py").unlink()
+    content = bytearray((target / "exports" / "model.tflite").read_bytes())
+    content[len(content) // 2] ^= 1
+    (target / "exports" / "model.tflite").write_bytes(content)
+    with pytest.raises(ModelFolderError, match=r"model\.tflite was changed after training"):
+        ModelFolder.load(target, only="litert")
+
+
+def test_a_part_with_another_digest_is_refused(folder: Path, tmp_path: Path) -> None:
+    """What it leaves out is held by the digest too."""
+    target = part(folder, tmp_path / "part", "litert")
+    with pytest.raises(ModelFolderError, match="its digest is"):
+        ModelFolder.load(target, digest="0" * 64, only="litert")
+    sealed = json.loads((target / "digest.json").read_text())
+    sealed["files"].pop("model.keras")
+    (target / "digest.json").write_text(json.dumps(sealed))
+    with pytest.raises(ModelFolderError, match="its digest is"):
+        ModelFolder.load(target, only="litert")
 
 
 def test_looks_at_test_are_counted_without_breaking_the_seal(folder: Path) -> None:

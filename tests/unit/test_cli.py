@@ -21,7 +21,7 @@ from medimg.config import TrainConfig
 from medimg.data.dataset import Dataset
 from medimg.data.synthetic import write_phantoms
 
-COMMANDS = ("train", "evaluate", "deploy", "predict", "ls", "rm", "demo")
+COMMANDS = ("train", "evaluate", "deploy", "predict", "ls", "rm", "cost", "demo")
 GROUP = r"(patient\d+)"
 
 

@@ -84,7 +84,7 @@ def other_server() -> Iterator[int]:
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b'{"digest": "wrong"}')
+            self.wfile.write(b'{"digest": "wrong", "probabilities": {}}')
 
         def log_message(self, *_: Any) -> None:
             """Says nothing."""

@@ -88,7 +88,7 @@ def test_a_training_job_is_named_by_what_decides_its_result(root: Path, monkeypa
 def test_an_attempt_changes_nothing_but_its_number_and_checkpoints(root: Path) -> None:
     """The first has the job's own."""
     work = training(load(root))
-    again = work.spec(3, "elsewhere")
+    again = work.spec(3, "elsewhere", {})
     assert (work.first.attempt, work.first.checkpoints) == (1, work.base)
     assert (again.id, again.checkpoints) == (f"{work.base}-3", "elsewhere")
     same = {"attempt", "checkpoints"}
@@ -107,7 +107,7 @@ def test_the_same_pixels_under_other_names_are_another_table_of_predictions(root
     assert first.pack == second.pack
     assert first.base != second.base
     for work, images in ((first, dataset), (second, renamed)):
-        told = work.spec(1, work.base)
+        told = work.spec(1, work.base, {})
         assert told.pack == work.pack.name
         found = {sample.id for sample in Pack.open(work.pack, told.samples, verify=True).samples}
         assert found == {sample.id for sample in images.samples}

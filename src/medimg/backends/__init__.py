@@ -35,7 +35,10 @@ class BackendInfo:
 
 def _known() -> dict[str, list[tuple[str, str]]]:
     """Returns name to (module:class, package); two packages that bring the same name are both listed."""
-    known = {"local": [("medimg.backends.local:LocalBackend", "medimg")]}
+    known = {
+        "local": [("medimg.backends.local:LocalBackend", "medimg")],
+        "sagemaker": [("medimg.backends.sagemaker.backend:SageMakerBackend", "medimg")],
+    }
     for entry in metadata.entry_points(group=GROUP):
         brought = (entry.value, entry.dist.name if entry.dist else "?")
         if brought not in known.setdefault(entry.name, []):

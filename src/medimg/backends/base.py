@@ -12,20 +12,31 @@ import inspect
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 
 from medimg.artifact import ModelFolder
+from medimg.backends.cost import Measured, estimate
+from medimg.backends.doctor import Check, Checks
+from medimg.backends.estimate import CostEstimate
 from medimg.backends.handles import Endpoint, Job, ModelVersion
 from medimg.backends.identity import check_name, inputs_folder
+from medimg.backends.rates import Rate
 from medimg.backends.resource import Kind, Resource
 from medimg.backends.submission import Submission, prepare_prediction, prepare_training
 from medimg.config import JobSpec, Resources, ServeConfig, TrainConfig
 from medimg.data.dataset import Dataset, Split
-from medimg.errors import AlreadyExistsError, ConfigError, NotFoundError
+from medimg.errors import (
+    AccessError,
+    AlreadyExistsError,
+    BackendError,
+    ConfigError,
+    NotFoundError,
+    UnreachableError,
+)
 from medimg.home import atomic_folder, home
-from medimg.progress import Display, Report
+from medimg.progress import Display, Report, Stopwatch
 
 __all__ = ["Backend"]
 
@@ -41,11 +52,13 @@ class Backend(ABC):
         name: What `medimg.backend` takes.
         job_poll_seconds: Between two questions about a job that is waited for.
         endpoint_poll_seconds: Likewise about an endpoint that is starting.
+        log_delay_seconds: How long the last lines of an ended job's log may take to arrive.
     """
 
     name: ClassVar[str]
     job_poll_seconds: ClassVar[float] = 0.5
     endpoint_poll_seconds: ClassVar[float] = 0.5
+    log_delay_seconds: ClassVar[float] = 0.0
 
     # == verbs ========================================================================================================
 
@@ -82,10 +95,11 @@ class Backend(ABC):
         """
         config = config or TrainConfig()
         with Display(name or "train") as display:
+            watch = Stopwatch(display)
             work = prepare_training(
-                dataset, config, resources or Resources(), check_name(name or "medimg", what="a job"), allow, display
+                dataset, config, resources or Resources(), check_name(name or "medimg", what="a job"), allow, watch
             )
-            job = self._run(work, force, display)
+            job = self._run(work, force, watch)
         return job.wait() if wait else job
 
     @final
@@ -113,9 +127,8 @@ class Backend(ABC):
         """
         folder = self._model_folder(model)
         with Display("predict") as display:
-            job = self._run(
-                prepare_prediction(folder, dataset, split, resources or Resources(), display), False, display
-            )
+            watch = Stopwatch(display)
+            job = self._run(prepare_prediction(folder, dataset, split, resources or Resources(), watch), False, watch)
         return job.wait() if wait else job
 
     @final
@@ -213,6 +226,47 @@ class Backend(ABC):
         return tuple(Endpoint(self, resource.id) for resource in sorted(self._list("endpoint"), key=lambda r: r.id))
 
     @final
+    def estimate(
+        self,
+        dataset: Dataset,
+        config: TrainConfig | None = None,
+        resources: Resources | None = None,
+        *,
+        serve: ServeConfig | None = None,
+        hours: float | None = None,
+        prices: Mapping[str, float] | None = None,
+    ) -> CostEstimate:
+        """Returns what training on a dataset costs, and serving the model; starts nothing and uploads nothing.
+
+        Args:
+            dataset: The images.
+            config: How to train; None: the defaults.
+            resources: Machine and limits; None: the backend's defaults.
+            serve: How to serve; None: not at all.
+            hours: That the training takes, if you know; None: as long as the latest comparable job, else `max_hours`.
+            prices: Prices that you know, by instance or by key (see `medimg.backends.rates`), per hour or unit.
+
+        Raises:
+            ConfigError: A number that cannot be, or a price of something that is not needed.
+        """
+        config = config or TrainConfig()
+        resources, serve = self._with_defaults(resources or Resources(), serve)
+        return estimate(
+            self._rates(resources, serve, prices), images=len(dataset), config=config, resources=resources, serve=serve,
+            hours=hours, measured=self._measured(config, resources) if hours is None else None,
+        )  # fmt: skip
+
+    @final
+    def doctor(self, resources: Resources | None = None) -> Checks:
+        """Returns what is in order and what is not, each with the command that repairs it; changes nothing.
+
+        Args:
+            resources: The machine whose quota and image to check; None: the backend's default.
+        """
+        resources, _ = self._with_defaults(resources or Resources(), None)
+        return Checks(self._checks(resources))
+
+    @final
     def inventory(self) -> tuple[Resource, ...]:
         """Returns everything of ours: endpoints (which may cost money) first, then jobs and models."""
         return tuple(resource for kind in _KINDS for resource in sorted(self._list(kind), key=lambda r: r.created))
@@ -228,6 +282,7 @@ class Backend(ABC):
                 with contextlib.suppress(NotFoundError):
                     self._remove(kind, resource.id)
                     deleted.append(resource)
+        self._tidy(kinds)
         return tuple(deleted)
 
     # == what the verbs share =========================================================================================
@@ -239,7 +294,8 @@ class Backend(ABC):
         parameters = inspect.signature(cls.__init__).parameters.values()
         return tuple(p.name for p in parameters if p.name != "self" and p.kind in named)
 
-    def _run(self, work: Submission, force: bool, report: Report) -> Job:
+    @final
+    def _run(self, work: Submission, force: bool, report: Stopwatch) -> Job:
         attempts = [resource for resource in self._list("job") if resource.id.rpartition("-")[0] == work.base]
         latest = max(attempts, key=lambda resource: int(resource.id.rpartition("-")[2]), default=None)
         if latest is not None and not force and latest.status not in ("failed", "cancelled"):
@@ -251,7 +307,7 @@ class Backend(ABC):
             checkpoints = f"{work.base}-{attempt}"
         else:
             checkpoints = latest.details.get("checkpoints", work.base)
-        spec = work.spec(attempt, checkpoints)
+        spec = work.spec(attempt, checkpoints, report.timings)
         try:
             self._submit(spec, work.pack, inputs_folder(), report)
         except AlreadyExistsError:
@@ -260,6 +316,7 @@ class Backend(ABC):
             # Another process submitted the same job a moment ago: one job, two handles.
         return Job(self, spec.id)
 
+    @final
     def _latest(self) -> Job:
         done = [r for r in self._list("job") if r.status == "completed" and r.details.get("task", "train") == "train"]
         if not done:
@@ -269,6 +326,28 @@ class Backend(ABC):
             )
         return Job(self, max(done, key=lambda resource: resource.created).id)
 
+    @final
+    def _measured(self, config: TrainConfig, resources: Resources) -> Measured | None:
+        """Returns how long the latest completed job of the same network, image size and instance took."""
+        try:
+            jobs = self._list("job")
+        except (AccessError, UnreachableError):
+            return None  # prices are asked for before there is an account, too
+        alike = []
+        for resource in jobs:
+            work = resource.details.get("workload", {})
+            same = work.get("model") == config.model and work.get("image_size") == config.image_size
+            if same and resource.status == "completed" and resource.details.get("instance") == resources.instance:
+                alike.append(resource)
+        if not alike:
+            return None
+        latest = max(alike, key=lambda resource: resource.created)
+        work, seconds = latest.details["workload"], latest.details.get("training_seconds")
+        if not seconds:
+            return None
+        return Measured(latest.id, float(seconds), int(work["images"]), int(work["epochs"]))
+
+    @final
     def _model_folder(self, model: Deployable) -> ModelFolder:
         if isinstance(model, Job):
             model = model.model
@@ -283,17 +362,19 @@ class Backend(ABC):
             f"a model is a ModelFolder, a job, a registered version or a path, not {type(model).__name__}"
         )
 
+    @final
     def _fetched(self, kind: Kind, id: str) -> Path:
         """Returns the local copy of a job's results or a registered model, fetching it the first time."""
-        folder = home() / "fetched" / self.name / kind / id
+        folder = home() / "fetched" / self._place() / kind / id
         if not folder.exists():
             with atomic_folder(folder) as temporary, Display(id) as display:
                 self._fetch(kind, id, temporary, display)
         return folder
 
+    @final
     def _remove(self, kind: Kind, id: str) -> None:
         self._delete(kind, id)
-        shutil.rmtree(home() / "fetched" / self.name / kind / id, ignore_errors=True)
+        shutil.rmtree(home() / "fetched" / self._place() / kind / id, ignore_errors=True)
 
     # == primitives: plain data in and out ============================================================================
     # Common to all: NotFoundError where the named thing does not exist, UnreachableError where the backend does not
@@ -360,6 +441,42 @@ class Backend(ABC):
     @abstractmethod
     def _delete(self, kind: Kind, id: str) -> None:
         """Deletes a thing and all that belongs to it; a running job is stopped first."""
+
+    # == what an adapter may add ======================================================================================
+
+    def _place(self) -> str:
+        """Returns the name of the folder for local copies: it tells accounts and regions apart, where there are any."""
+        return self.name
+
+    def _update(self, name: str, folder: Path, details: Mapping[str, Any]) -> None:
+        """Starts to serve another model under the same name; the old one answers until the new one is ready.
+
+        While that goes on the status is "updating". If the new one does not become ready, the old one stays, the
+        status is "ready" again, and `reason` says why.
+        """
+        raise BackendError(
+            f"the {self.name} backend cannot update an endpoint in place. Delete it and deploy the new model"
+        )
+
+    def _settle(self, name: str) -> None:  # noqa: B027 - most have nothing to do here
+        """Finishes what could only be done once an endpoint is ready, such as its scaling; may be called again."""
+
+    def _with_defaults(self, resources: Resources, serve: ServeConfig | None) -> tuple[Resources, ServeConfig | None]:
+        """Returns the settings with what the backend takes where the user leaves it open, such as the instance."""
+        return resources, serve
+
+    def _rates(
+        self, resources: Resources, serve: ServeConfig | None, given: Mapping[str, float] | None
+    ) -> Mapping[str, Rate]:
+        """Returns prices by the keys of `medimg.backends.rates`, each with its source; what the user gives wins."""
+        return {}
+
+    def _checks(self, resources: Resources) -> Sequence[Check]:
+        """Returns what `doctor` tells; a check that fails is returned, not raised."""
+        return ()
+
+    def _tidy(self, kinds: Collection[Kind]) -> None:  # noqa: B027 - most have nothing to do here
+        """Removes what no job, model or endpoint of ours needs any more; called at the end of `cleanup`."""
 
 
 def _headline(folder: ModelFolder) -> dict[str, float | None]:

@@ -13,7 +13,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from medimg.artifact import ModelFolder
+from medimg.backends.cost import Cost, job_cost
 from medimg.backends.resource import Resource
+from medimg.config import Resources
 from medimg.errors import (
     BackendError,
     EndpointError,
@@ -25,7 +27,7 @@ from medimg.errors import (
 from medimg.progress import Display, Event, parse
 
 if TYPE_CHECKING:
-    from medimg.backends.base import Backend
+    from medimg.backends.base import Backend, Deployable
     from medimg.data.decode import ImageLike
     from medimg.evaluation.report import Report
     from medimg.inference.decision import Prediction
@@ -36,7 +38,32 @@ __all__ = ["Endpoint", "Job", "ModelVersion"]
 _LAST_LINES = 15
 # TensorFlow's start-up notes would push what matters out of the last lines.
 _NOISE = re.compile(r"[IWE]0000 00:00:|WARNING: All log messages before absl::|INFO: Created TensorFlow Lite|\s*$")
+_BEFORE_LOG = ("provisioning", "preparing")  # stages between submit and first line that a cloud may tell apart
 _AT_ONCE = 8  # images of predict_many on their way at the same time
+
+
+class _Tail:
+    """Tells when the log of an ended job is complete: its last words were read, or none came for a while.
+
+    Args:
+        delay: Seconds that lines may take to arrive.
+    """
+
+    def __init__(self, delay: float) -> None:
+        self._delay = delay
+        self._last_words = False
+        self._silent_since: float | None = None
+
+    def is_complete(self, ended: bool, lines: Iterable[str]) -> bool:
+        """Looks at one answer: whether the job had ended before it, and the lines that came."""
+        found = [event.kind for event in map(parse, lines) if event is not None]
+        self._last_words |= "done" in found or "error" in found
+        if not ended or lines:
+            self._silent_since = None
+            return False
+        now = time.monotonic()
+        self._silent_since = self._silent_since or now
+        return self._last_words or now - self._silent_since >= self._delay
 
 
 class Job:
@@ -65,7 +92,7 @@ class Job:
 
     def logs(self, follow: bool = False) -> Iterator[str]:
         """Yields the lines of the log; with `follow` until the job ends, as they come."""
-        position = 0
+        position, tail = 0, _Tail(self.backend.log_delay_seconds)
         while True:
             try:
                 # The status is asked first: lines written between the two questions are read by the second.
@@ -77,7 +104,8 @@ class Job:
                 # Not to be reached is not to have ended: keep asking.
                 ended, lines = False, []
             yield from lines
-            if ended and not lines:
+            complete = tail.is_complete(ended, lines)
+            if complete or (not follow and not lines):
                 return
             if not lines:
                 time.sleep(self.backend.job_poll_seconds)
@@ -96,6 +124,7 @@ class Job:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         position, last = 0, deque[str](maxlen=_LAST_LINES)
+        tail = _Tail(self.backend.log_delay_seconds)
         with Display(self.id) as display:
             try:
                 while True:
@@ -111,7 +140,7 @@ class Job:
                         display(event)
                     if status == "queued" and not lines:
                         display(Event("stage", "queueing"))
-                    if status not in ("queued", "running") and not lines:
+                    if tail.is_complete(status not in ("queued", "running"), lines):
                         break
                     if deadline is not None and time.monotonic() > deadline:
                         raise TimeoutError(
@@ -196,6 +225,18 @@ class Job:
         return dict(values)
 
     @property
+    def cost(self) -> Cost | None:
+        """What the job did cost, by the seconds that are billed and today's price; None where nothing is billed."""
+        details = self._resource.details
+        instance, spot = details.get("instance"), bool(details.get("spot"))
+        return job_cost(details, self.backend._rates(Resources(instance=instance or None, spot=spot), None, None))
+
+    @property
+    def url(self) -> str:
+        """The job's page in the cloud's console; "" where there is none."""
+        return str(self._resource.details.get("url", ""))
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """One row an epoch, also while the job runs."""
         rows: dict[tuple[str, int], dict[str, Any]] = {}
@@ -207,17 +248,20 @@ class Job:
 
     @property
     def timings(self) -> dict[str, float]:
-        """Seconds of queueing, of each stage on the job's machine and of each epoch, by the times in its log.
+        """Seconds of packing and uploading, of queueing, of each stage on the job's machine and of each epoch.
 
-        The epochs ("epoch 1", …) are parts of the stages "fitting" and "fine-tuning".
+        What came before the job is by this machine's clock, the rest by the times in the job's log. The epochs
+        ("epoch 1", …) are parts of the stages "fitting" and "fine-tuning".
         """
-        spent: dict[str, float] = {}
+        resource = self._resource
+        spent: dict[str, float] = dict(resource.details.get("timings", {}))
         epochs: dict[tuple[str, int], float] = {}
         before: Event | None = None
         for event in self._events():
             if before is None:
                 # Two clocks, where the job runs elsewhere.
-                spent["queueing"] = max(0.0, event.time - self._resource.created)
+                counted = sum(spent.get(stage, 0.0) for stage in _BEFORE_LOG)
+                spent["queueing"] = max(0.0, event.time - resource.created - counted)
             if event.kind == "epoch" and "seconds" in event.values:
                 epochs[event.stage, event.done] = float(event.values["seconds"])
             if before is not None and before.stage:
@@ -252,6 +296,7 @@ class ModelVersion:
         digest: SHA-256 of the model folder.
         metrics: Headline figures.
         job: The job that trained it.
+        approval: "pending", "approved" or "rejected" where the registry has it, else "".
         created: Seconds since the epoch.
     """
 
@@ -261,6 +306,7 @@ class ModelVersion:
         self.digest: str = resource.details["digest"]
         self.metrics: Mapping[str, float | None] = resource.details.get("metrics", {})
         self.job: str = resource.details.get("job", "")
+        self.approval: str = resource.details.get("approval", "")
         self.created = resource.created
 
     @property
@@ -305,7 +351,7 @@ class Endpoint:
 
     @property
     def status(self) -> str:
-        """One of "starting", "ready" and "failed", asked anew each time."""
+        """One of "starting", "ready", "updating" (it answers) and "failed", asked anew each time."""
         return self._resource.status
 
     @property
@@ -352,6 +398,7 @@ class Endpoint:
                     display(Event("stage", "unreachable", message=str(error)))
                 else:
                     if resource.status == "ready":
+                        self.backend._settle(self.name)
                         display(Event("done", "ready", message=str(resource.details.get("url", ""))))
                         return self
                     if resource.status == "failed":
@@ -361,10 +408,34 @@ class Endpoint:
                             f"the endpoint {self.name!r} failed: {resource.details.get('reason', 'no reason given')}. "
                             f"Delete it with backend.endpoint({self.name!r}).delete()\nLast lines of its log:\n{text}"
                         )
-                    display(Event("stage", "starting", message=f"{time.monotonic() - started:.0f} s"))
+                    display(Event("stage", resource.status, message=f"{time.monotonic() - started:.0f} s"))
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"the endpoint {self.name!r} is still starting; wait again with .wait()")
                 time.sleep(self.backend.endpoint_poll_seconds)
+
+    def update(self, model: Deployable) -> Self:
+        """Serves another model under the same name; the old one answers until the new one is ready.
+
+        Args:
+            model: As in `Backend.deploy`.
+
+        Raises:
+            EndpointError: The new model did not become ready; the old one goes on serving.
+        """
+        folder = self.backend._model_folder(model)
+        before = self._resource.details
+        if before["digest"] == folder.digest:
+            return self.wait()
+        self.backend._update(self.name, folder.path, {"digest": folder.digest, "config": before["config"]})
+        self.wait()
+        after = self._resource.details
+        if after["digest"] != folder.digest:
+            lines = "\n".join(f"  {line}" for line in [line for line in self.logs() if line.strip()][-_LAST_LINES:])
+            raise EndpointError(
+                f"the new model did not become ready: {after.get('reason', 'no reason given')}. The endpoint "
+                f"{self.name!r} goes on with the one before\nLast lines of its log:\n{lines}"
+            )
+        return self
 
     def delete(self) -> None:
         """Deletes the endpoint with all that belongs to it; deleting it twice is no error."""

@@ -8,22 +8,26 @@ import http.client
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from medimg.backends import supervisor
 from medimg.backends.base import Backend
+from medimg.backends.doctor import Check, local_checks
 from medimg.backends.identity import forget_shared, link_tree
 from medimg.backends.local_registry import Registry
+from medimg.backends.rates import Rate, own_machine_rates
 from medimg.backends.resource import Kind, Resource, Status
-from medimg.config import JobSpec, ServeConfig
-from medimg.errors import AlreadyExistsError, ConfigError, EndpointError, ImageRejected, NotFoundError
+from medimg.config import JobSpec, Resources, ServeConfig
+from medimg.errors import AlreadyExistsError, ConfigError, EndpointError, NotFoundError
 from medimg.home import atomic_folder, atomic_write, home
+from medimg.inference.answers import read_answer
 from medimg.progress import Event, Report
 
 __all__ = ["LocalBackend"]
@@ -65,7 +69,7 @@ class LocalBackend(Backend):
         record = {
             "created": time.time(),
             "task": spec.kind,
-            **spec.model_dump(include={"checkpoints", "pack", "inputs"}),
+            **spec.model_dump(include={"checkpoints", "pack", "inputs", "timings"}),
         }
         with self._new(folder) as draft:
             atomic_write(draft / "spec.json", spec.model_dump_json(indent=1))
@@ -168,7 +172,15 @@ class LocalBackend(Backend):
     @staticmethod
     def _endpoint_status(folder: Path, record: Mapping[str, Any]) -> tuple[Status, str]:
         if supervisor.is_alive(folder):
-            return ("ready" if (folder / "address.json").exists() else "starting"), ""
+            if not (folder / "address.json").exists():
+                return "starting", ""
+            try:
+                # An earlier change that was still going on may have written of another model.
+                asked = json.loads((folder / "served.json").read_text())["asked"]
+            except FileNotFoundError:
+                return "updating", ""
+            wanted = json.loads((folder / "wanted.json").read_text())["digest"]
+            return ("ready" if asked == wanted else "updating"), ""
         with contextlib.suppress(FileNotFoundError):
             ended = json.loads((folder / "exit.json").read_text())
             return "failed", ended["reason"] or f"its process ended with exit code {ended['code']}"
@@ -229,59 +241,92 @@ class LocalBackend(Backend):
         record = {"created": time.time(), **details}
         with self._new(target) as draft:
             # Its own copy: the endpoint serves on when the job is deleted.
-            link_tree(folder, draft / "model")
+            link_tree(folder, draft / "models" / str(details["digest"]))
+            _want(draft, target, str(details["digest"]))
             if key:
                 # The key is for the owner's processes; the server is given only its hash.
                 atomic_write(draft / "key", key, private=True)
                 atomic_write(draft / "key-hash", hashlib.sha256(key.encode()).hexdigest())
             atomic_write(draft / "record.json", json.dumps(record))
-        command = [sys.executable, "-m", "medimg.serving", "--model", str(target / "model")]
-        command += ["--digest", str(details["digest"]), "--address-file", str(target / "address.json")]
+        command = [sys.executable, "-m", "medimg.serving", "--model-file", str(target / "wanted.json")]
+        command += ["--served-file", str(target / "served.json"), "--address-file", str(target / "address.json")]
+        for host in config.url_hosts:
+            command += ["--url-host", host]
         if key:
             command += ["--key-hash-file", str(target / "key-hash")]
         seconds = None if config.ttl_hours is None else config.ttl_hours * 3600
         supervisor.start(target, command, max_seconds=seconds, remove=True, environment={"PYTHONUNBUFFERED": "1"})
 
+    def _update(self, name: str, folder: Path, details: Mapping[str, Any]) -> None:
+        target = self._folder("endpoint", name)
+        with self._there("endpoint", name):
+            record = json.loads((target / "record.json").read_text())
+            with contextlib.suppress(FileNotFoundError):
+                # What answers while the server has said nothing of the change.
+                record["digest"] = json.loads((target / "served.json").read_text())["digest"]
+            atomic_write(target / "record.json", json.dumps(record))
+            link_tree(folder, target / "models" / str(details["digest"]))
+            _want(target, target, str(details["digest"]))
+            (target / "served.json").unlink(missing_ok=True)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int((target / "pids").read_text().split()[1]), signal.SIGHUP)
+
+    def _settle(self, name: str) -> None:
+        folder = self._folder("endpoint", name)
+        with self._there("endpoint", name):
+            served = self._describe("endpoint", name).details["digest"]
+            for other in (folder / "models").iterdir():
+                if other.name != served:
+                    shutil.rmtree(other, ignore_errors=True)
+
     @staticmethod
     def _endpoint_details(folder: Path) -> dict[str, str]:
         key = folder / "key"
-        details = {"url": "", "key_file": str(key) if key.exists() else ""}
+        details = {"url": "", "key_command": f"cat {shlex.quote(str(key))}" if key.exists() else ""}
         with contextlib.suppress(FileNotFoundError):
             address = json.loads((folder / "address.json").read_text())
             details["url"] = f"http://{address['host']}:{address['port']}/predict"
+            served = json.loads((folder / "served.json").read_text())
+            details["digest"] = served["digest"]
+            if served["error"]:
+                details["reason"] = served["error"]
         return details
 
     def _invoke(self, name: str, body: bytes) -> Mapping[str, Any]:
         folder = self._folder("endpoint", name)
         # Its status first: another program may have got the port of a server that ended, and would get key and image.
         resource = self._describe("endpoint", name)
-        if resource.status != "ready":
+        if resource.status not in ("ready", "updating"):
             raise EndpointError(f"the endpoint {name!r} is {resource.status}")
         headers = {"Content-Type": "application/octet-stream"}
         with self._there("endpoint", name):
             address = json.loads((folder / "address.json").read_text())
-            if resource.details["key_file"]:
+            if resource.details["key_command"]:
                 headers["Authorization"] = f"Bearer {(folder / 'key').read_text()}"
         connection = http.client.HTTPConnection(address["host"], address["port"], timeout=60)
         try:
             connection.request("POST", "/invocations", body, headers)
             response = connection.getresponse()
-            answer = json.loads(response.read())
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
             status = self._describe("endpoint", name).status
             raise EndpointError(f"the endpoint {name!r} ({status}) did not answer: {error}") from error
         finally:
             connection.close()
-        if response.status == 200:
-            if answer.get("digest") != resource.details["digest"]:
-                raise EndpointError(
-                    f"what answers for the endpoint {name!r} serves another model. Delete and deploy it"
-                )
-            result: Mapping[str, Any] = answer
-            return result
-        if "code" in answer:
-            raise ImageRejected(answer["code"], "image", answer["error"])
-        raise EndpointError(f"the endpoint {name!r} answered {response.status}: {answer.get('error', answer)}")
+        answer = read_answer(response.status, content, endpoint=name)
+        if not (folder / "models" / str(answer.get("digest"))).exists():
+            raise EndpointError(f"what answers for the endpoint {name!r} serves another model. Delete and deploy it")
+        return answer
+
+    # -- what it adds -------------------------------------------------------------------------------------------------
+
+    def _rates(
+        self, resources: Resources, serve: ServeConfig | None, given: Mapping[str, float] | None
+    ) -> Mapping[str, Rate]:
+        return own_machine_rates(given)
+
+    def _checks(self, resources: Resources) -> Sequence[Check]:
+        return local_checks()
 
     # -- deleting -----------------------------------------------------------------------------------------------------
 
@@ -324,3 +369,9 @@ def _runs(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
+
+
+def _want(folder: Path, final: Path, digest: str) -> None:
+    """Tells the server which model to serve; `final` is what the folder will be called."""
+    wanted = {"model": str(final / "models" / digest), "digest": digest}
+    atomic_write(folder / "wanted.json", json.dumps(wanted))

@@ -26,7 +26,7 @@ __all__ = ["Submission", "prepare_prediction", "prepare_training"]
 
 
 # What a job's name does not depend on: how it is run, what was said about its data, and whose ids its manifest holds.
-_UNNAMED = {"base", "attempt", "checkpoints", "resources", "notices", "samples"}
+_UNNAMED = {"base", "attempt", "checkpoints", "resources", "notices", "samples", "timings"}
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,11 @@ class Submission:
         """Folder of the packed dataset."""
         return self.packed.path
 
-    def spec(self, attempt: int, checkpoints: str) -> JobSpec:
+    def spec(self, attempt: int, checkpoints: str, timings: Mapping[str, float]) -> JobSpec:
         """Returns the specification of an attempt."""
-        return self.first.model_copy(update={"attempt": attempt, "checkpoints": checkpoints})
+        return self.first.model_copy(
+            update={"attempt": attempt, "checkpoints": checkpoints, "timings": dict(timings)}
+        )
 
 
 def prepare_training(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,15 @@ if TYPE_CHECKING:
     from medimg.inference.decision import Prediction
 
 __all__ = ["add_to", "probabilities"]
+
+
+class Kind(StrEnum):
+    """How an endpoint is served: see `ServeConfig`."""
+
+    realtime = "realtime"
+    serverless = "serverless"
+    function = "lambda"
+
 
 _MOST_SHOWN = 5  # probabilities of one image in a table
 
@@ -37,6 +48,11 @@ def deploy(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the endpoint (default: from the model's digest).")] = None,
+    kind: Annotated[Kind, typer.Option(help="How it is served; the local backend has realtime only.")] = Kind.realtime,
+    instance: Annotated[str | None, typer.Option(help="The cloud's name of a machine.")] = None,
+    max_instances: Annotated[int, typer.Option(help="Machines at the highest load.")] = 1,
+    memory_mb: Annotated[int | None, typer.Option(help="Of serverless and lambda.")] = None,
+    http_api: Annotated[bool, typer.Option("--http-api", help="An HTTP address with a key in front of it.")] = False,
     ttl_hours: Annotated[float | None, typer.Option(help="It deletes itself after so long (default: never).")] = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Let everyone ask who reaches it.")] = False,
     show_key: Annotated[bool, typer.Option("--show-key", help="Print the API key itself.")] = False,
@@ -46,7 +62,10 @@ def deploy(
     from medimg.config import ServeConfig
 
     target = options.open_backend(backend)
-    config = ServeConfig(ttl_hours=ttl_hours, auth="none" if no_auth else "key")
+    config = ServeConfig(
+        kind=kind.value, instance=instance, max_instances=max_instances, memory_mb=memory_mb, http_api=http_api,
+        ttl_hours=ttl_hours, auth="none" if no_auth else "key",
+    )  # fmt: skip
     endpoint = target.deploy(options.find_model(target, model), config, name=name)
     rows = [("endpoint", endpoint.name), ("url", endpoint.url), *_how_to_ask(endpoint, show_key)]
     where = "" if backend == "local" else f" --backend {backend}"
@@ -59,17 +78,18 @@ def deploy(
 
 
 def _how_to_ask(endpoint: Endpoint, show_key: bool) -> list[tuple[str, str]]:
-    key_file = endpoint._resource.details.get("key_file")
-    if key_file is None:
-        return []  # its backend keeps the key elsewhere
+    command = endpoint._resource.details.get("key_command")
+    if command is None:
+        return []  # it is asked with the cloud's own credentials
     header = ""
     rows = []
-    if key_file:
-        # The shell reads the key from its file, so that it is in no history and no screenshot.
-        header = f'-H "Authorization: Bearer $(cat {shlex.quote(key_file)})" '
-        rows.append(
-            ("key", Path(key_file).read_text() if show_key else f"in the file {key_file} (--show-key prints it)")
-        )
+    if command:
+        # The shell asks for the key itself, so that it is in no history and no screenshot.
+        header = f'-H "Authorization: Bearer $({command})" '
+        shown = f"printed by: {command}"
+        if show_key:
+            shown = subprocess.run(shlex.split(command), check=True, capture_output=True, text=True).stdout.strip()
+        rows.append(("key", shown))
     return [*rows, ("ask", f"curl {header}--data-binary @IMAGE {endpoint.url}")]
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["add_to"]
 
 _TRAINING = "Training (see TrainConfig)"
+_MACHINE = "The machine, in a cloud"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -105,6 +106,15 @@ def train(
         int | None, typer.Option(rich_help_panel=_TRAINING, help="Of all that is random (default: 0).")
     ] = None,
     backend: BackendName = "local",
+    instance: Annotated[
+        str | None, typer.Option(rich_help_panel=_MACHINE, help="The cloud's name of a machine (default: its own).")
+    ] = None,
+    spot: Annotated[
+        bool, typer.Option("--spot", rich_help_panel=_MACHINE, help="Interruptible capacity; training resumes.")
+    ] = False,
+    max_hours: Annotated[
+        float | None, typer.Option(rich_help_panel=_MACHINE, help="A job that runs longer is stopped (default: 24).")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Begins the job's id (default: medimg).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Train anew although an identical job exists.")] = False,
     allow: Annotated[
@@ -113,6 +123,8 @@ def train(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return when the job is submitted.")] = False,
 ) -> None:
     """Train a classifier on a folder of images."""
+    from medimg.config import Resources
+
     settings = _settings(
         config,
         {
@@ -134,8 +146,9 @@ def train(
     )  # fmt: skip
     typer.echo(dataset.summary())
     target = options.open_backend(backend)
+    resources = Resources(instance=instance, spot=spot, **({} if max_hours is None else {"max_hours": max_hours}))
     # Submitted first and followed then, so that an interrupt knows whether there is a job that goes on.
-    job = target.train(dataset, settings, name=name, allow=allow or (), force=force, wait=False)
+    job = target.train(dataset, settings, resources=resources, name=name, allow=allow or (), force=force, wait=False)
     if no_wait:
         typer.echo(
             f"{job.id} is submitted.\nFollow it with the same command without --no-wait; stop it: medimg rm {job.id}"

@@ -11,12 +11,12 @@ from medimg.artifact import ModelFolder
 from medimg.data.decode import ImageLike, as_mode, resize, to_pixels
 from medimg.errors import DatasetError, RuntimeMismatchError
 from medimg.inference.decision import Prediction, decide, distribution
-from medimg.inference.predictions import Predictions
-from medimg.inference.runtimes import RuntimeName, open_runtime
+from medimg.inference.runtimes import Runtime, RuntimeName, open_runtime
 from medimg.progress import Event, Report, silent
 
 if TYPE_CHECKING:
     from medimg.data.pack import Pack
+    from medimg.inference.predictions import Predictions
 
 __all__ = ["TOLERANCE", "Predictor"]
 
@@ -29,10 +29,11 @@ class Predictor:
 
     Args:
         model: The model.
-        runtime: "litert" or "keras"; None takes the fastest that the model has.
+        runtime: "litert" or "keras"; one that is open already, such as `TFServingRuntime`; or None, which takes the
+            fastest that the model has.
     """
 
-    def __init__(self, model: ModelFolder, *, runtime: RuntimeName | None = None) -> None:
+    def __init__(self, model: ModelFolder, *, runtime: RuntimeName | Runtime | None = None) -> None:
         self.model = model
         self.runtime = open_runtime(model, runtime)
 
@@ -66,6 +67,8 @@ class Predictor:
         Raises:
             DatasetError: The split has no images.
         """
+        from medimg.inference.predictions import Predictions  # a server starts without it
+
         rows = pack.rows(split)
         if not len(rows):
             raise DatasetError(f"the dataset has no {split or ''} images to predict".replace("  ", " "))

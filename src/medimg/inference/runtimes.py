@@ -1,4 +1,4 @@
-"""The engines that run a model: LiteRT (the default on CPU) and Keras."""
+"""The engines that run a model: LiteRT (the default on CPU) and Keras; `tf_serving` asks one in another process."""
 
 from __future__ import annotations
 
@@ -32,11 +32,16 @@ class LiteRTRuntime:
     """A pool of single-threaded interpreters, one a core: on CPU that beats one interpreter with large batches.
 
     Safe to call from several threads at once.
+
+    Args:
+        path: The model's file.
+        workers: Images computed at once; None: one a core.
+        threads: Cores that compute one image; more than 1 is for a server that is asked for one image at a time.
     """
 
     name = "litert"
 
-    def __init__(self, path: Path, *, workers: int | None = None) -> None:
+    def __init__(self, path: Path, *, workers: int | None = None, threads: int = 1) -> None:
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
@@ -45,7 +50,7 @@ class LiteRTRuntime:
         content = path.read_bytes()
         self._interpreters: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.workers):
-            interpreter = Interpreter(model_content=content, num_threads=1)
+            interpreter = Interpreter(model_content=content, num_threads=threads)
             interpreter.allocate_tensors()
             self._interpreters.put(interpreter)
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="litert")
@@ -91,8 +96,15 @@ class KerasRuntime:
         return np.concatenate(parts)
 
 
-def open_runtime(model: ModelFolder, name: RuntimeName | None = None) -> Runtime:
-    """Returns a runtime of the model: the named one, else LiteRT where the model has it, else Keras."""
-    if name == "keras" or (name is None and "litert" not in model.record.runtimes):
+def open_runtime(model: ModelFolder, runtime: RuntimeName | Runtime | None = None) -> Runtime:
+    """Returns a runtime of the model: the named one, else LiteRT where the model has it, else Keras.
+
+    One that is open already, such as `TFServingRuntime`, is returned as it is.
+    """
+    if runtime is None:
+        runtime = "litert" if "litert" in model.record.runtimes else "keras"
+    if runtime == "keras":
         return KerasRuntime(model.path / "model.keras")
-    return LiteRTRuntime(model.export("litert"))
+    if runtime == "litert":
+        return LiteRTRuntime(model.export("litert"))
+    return runtime

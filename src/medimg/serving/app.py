@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -15,21 +13,25 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from medimg.errors import ImageRejected
-from medimg.inference.predictor import Predictor
+from medimg.inference.answers import refusal
+from medimg.serving.keys import NO_KEY, is_authorised
+from medimg.serving.requests import MAX_BODY, Fetch, RequestRefused, image_of, too_large
+from medimg.serving.served import Served
 
-__all__ = ["MAX_BODY", "build_app"]
-
-MAX_BODY = 64 * 1024 * 1024  # bytes of one encoded image: lossless, so more than its JPEG had
+__all__ = ["build_app"]
 
 
-def build_app(predictor: Predictor, *, key_hash: str | None, workers: int, on_start: Callable[[], None]) -> FastAPI:
+def build_app(
+    served: Served, *, key_hash: str | None, workers: int, on_start: Callable[[], None], fetch: Fetch | None = None
+) -> FastAPI:
     """Returns the app.
 
     Args:
-        predictor: The model.
+        served: The model, which may change.
         key_hash: SHA-256 of the API key as hexadecimal digits; None: no key is asked for.
         workers: Images decoded and predicted at once.
         on_start: Called when the app is about to answer.
+        fetch: Gets images by their URLs; None: none.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="predict")
 
@@ -40,39 +42,33 @@ def build_app(predictor: Predictor, *, key_hash: str | None, workers: int, on_st
         pool.shutdown(wait=True)
 
     app = FastAPI(title="medimg", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    digest = predictor.model.digest
 
-    def refused(status: int, error: str, **more: str) -> JSONResponse:
-        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-        return JSONResponse({"error": error, **more}, status, headers)
+    def answer(content_type: str, body: bytes) -> dict[str, Any]:
+        predictor = served.predictor  # once: it may change meanwhile, and the digest must be its own
+        prediction = predictor.predict(image_of(content_type, body, fetch=fetch), name="image")
+        return {**prediction.to_json(), "digest": predictor.model.digest}
 
     @app.get("/ping")
     async def ping() -> dict[str, str]:
-        return {"status": "ready", "digest": digest}
+        return {"status": "ready", "digest": served.predictor.model.digest}
 
     async def predict(request: Request) -> JSONResponse:
-        if key_hash is not None and not _authorised(request, key_hash):
-            return refused(401, "the API key is missing or wrong. Send the header 'Authorization: Bearer KEY'")
-        body = bytearray()
-        # Counted while it arrives: the length a client declares may be wrong or missing.
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BODY:
-                return refused(413, f"the image is larger than {MAX_BODY // 2**20} MB")
+        if key_hash is not None and not is_authorised(request.headers, key_hash):
+            return JSONResponse({"error": NO_KEY}, 401, {"WWW-Authenticate": "Bearer"})
         try:
-            work = partial(predictor.predict, bytes(body), name="image")
-            prediction = await asyncio.get_running_loop().run_in_executor(pool, work)
+            body = bytearray()
+            # Counted while it arrives: the length a client declares may be wrong or missing.
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY:
+                    raise too_large(MAX_BODY)
+            work = partial(answer, request.headers.get("content-type", ""), bytes(body))
+            return JSONResponse(await asyncio.get_running_loop().run_in_executor(pool, work))
+        except RequestRefused as refused:
+            return JSONResponse(refusal(refused), refused.status)
         except ImageRejected as rejection:
-            return refused(415, rejection.message, code=rejection.code)
-        return JSONResponse({**prediction.to_json(), "digest": digest})
+            return JSONResponse(refusal(rejection), 415)
 
     for path in ("/invocations", "/predict"):
         app.post(path, response_model=None)(predict)
     return app
-
-
-def _authorised(request: Request, key_hash: str) -> bool:
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        key = request.headers.get("x-api-key", "")
-    return hmac.compare_digest(hashlib.sha256(key.strip().encode()).hexdigest(), key_hash)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from medimg.artifact import ModelFolder
 from medimg.backends.handles import Endpoint
+from medimg.backends.resource import Resource
 from medimg.data.dataset import Dataset
 from medimg.data.decode import decode
-from medimg.errors import AlreadyExistsError, ImageRejected, NotFoundError
+from medimg.errors import AlreadyExistsError, EndpointError, ImageRejected, NotFoundError
 from medimg.inference.decision import Prediction
 from medimg.inference.predictor import TOLERANCE
 from medimg.testing.suite import Suite, Trained
@@ -41,6 +43,29 @@ class ShortLife:
     endpoint: Endpoint
     digest: str
     answer: Prediction
+
+
+@dataclass
+class Updated:
+    """An endpoint as it was seen while its model was changed.
+
+    Attributes:
+        endpoint: Its handle.
+        answers: To one image, asked again and again.
+        errors: Of requests that had no answer.
+        after: The answer when `update` had returned.
+        refused: What the second `update` raised.
+        at_last: The answer after that.
+        resource: What the backend told then.
+    """
+
+    endpoint: Endpoint
+    answers: list[Prediction] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+    after: Prediction | None = None
+    refused: Exception | None = None
+    at_last: Prediction | None = None
+    resource: Resource | None = None
 
 
 class EndpointTests(Suite):
@@ -169,6 +194,67 @@ class EndpointTests(Suite):
         """With all that a request needs."""
         there = workspace.elsewhere("predict", endpoint=served.name, image=str(images[0]))
         _assert_same(Prediction.from_json(there), model.predict(images[0]))
+
+    # -- another model ------------------------------------------------------------------------------------------------
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def updated(
+        cls,
+        workspace: Workspace,
+        model: ModelFolder,
+        other_model: ModelFolder,
+        drifting_model: ModelFolder,
+        images: list[Path],
+    ) -> Updated:
+        """An endpoint that was asked all the time while it was given another model, and then one that it refuses."""
+        seen = Updated(workspace.backend().deploy(model, cls.flags.serve, name="updated"))
+        over = threading.Event()
+
+        def ask() -> None:
+            while not over.is_set():
+                try:
+                    seen.answers.append(workspace.backend().endpoint("updated").predict(images[0]))
+                except Exception as error:  # whatever it is, there was no answer
+                    seen.errors.append(error)
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        try:
+            until(lambda: seen.answers or seen.errors, cls.flags)
+            workspace.backend().endpoint("updated").update(other_model)
+            seen.after = workspace.backend().endpoint("updated").predict(images[0])
+            with pytest.raises(EndpointError) as caught:
+                workspace.backend().endpoint("updated").update(drifting_model)
+            seen.refused = caught.value
+            seen.at_last = workspace.backend().endpoint("updated").predict(images[0])
+            seen.resource = workspace.backend().endpoint("updated")._resource
+        finally:
+            over.set()
+            asking.join(timeout=60)
+            workspace.backend().endpoint("updated").delete()
+        return seen
+
+    def test_an_endpoint_is_given_another_model_without_a_gap(
+        self, model: ModelFolder, other_model: ModelFolder, updated: Updated, images: list[Path]
+    ) -> None:
+        """Under the same name, and every request in between is answered by one of the two."""
+        assert not updated.errors
+        wanted = [model.predict(images[0]), other_model.predict(images[0])]
+        _assert_same(updated.answers[0], wanted[0])
+        assert updated.after is not None
+        _assert_same(updated.after, wanted[1])
+        for answer in updated.answers:
+            _assert_same(answer, wanted[0] if answer.threshold == wanted[0].threshold else wanted[1])
+
+    def test_a_model_that_does_not_become_ready_leaves_the_one_before(
+        self, other_model: ModelFolder, updated: Updated, images: list[Path]
+    ) -> None:
+        """A server refuses what does not give the golden probabilities; the user is told, and nobody else notices."""
+        assert "updated" in str(updated.refused)
+        assert updated.at_last is not None and updated.resource is not None
+        _assert_same(updated.at_last, other_model.predict(images[0]))
+        assert (updated.resource.status, updated.resource.details["digest"]) == ("ready", other_model.digest)
 
     # -- its end ------------------------------------------------------------------------------------------------------
 

@@ -157,7 +157,7 @@ class JobTests(Suite):
         assert 0 < sum(stages) <= trained.between[1] - trained.between[0] + 1
         # Epochs are parts of stages; a trainer may not time them.
         assert sum(timings.values()) - sum(stages) <= sum(stages)
-        assert next(iter(timings)) == "queueing"
+        assert {"packing", "queueing"} <= set(timings), "what came before the job is told too"
 
     def test_cancelling_a_completed_job_changes_nothing(self, workspace: Workspace, trained: Trained) -> None:
         """It may have ended a moment before the call."""

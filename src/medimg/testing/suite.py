@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 import types
@@ -167,6 +168,18 @@ class Suite:
         shutil.copytree(model.path, copy)
         thresholds = dict.fromkeys(model.record.thresholds, 0.0123)
         return ModelFolder.seal(copy, model.record.model_copy(update={"thresholds": thresholds}))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def drifting_model(cls, model: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+        """A sealed model that no server gives the golden probabilities for."""
+        copy = tmp_path_factory.mktemp("drifting") / "model"
+        shutil.copytree(model.path, copy)
+        golden = copy / "golden" / "golden.json"
+        rows = json.loads(golden.read_text())
+        golden.unlink()  # not written in place: a sealed file is for reading only
+        golden.write_text(json.dumps({name: [value / 2 for value in values] for name, values in rows.items()}))
+        return ModelFolder.seal(copy, model.record)
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -1,0 +1,166 @@
+"""The one place where what boto3 raises becomes what medimg raises, with what to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from medimg.errors import (
+    AccessError,
+    AlreadyExistsError,
+    BackendError,
+    ConfigError,
+    MedimgError,
+    MissingExtraError,
+    NotFoundError,
+    QuotaError,
+    UnreachableError,
+)
+
+try:
+    import botocore.exceptions as raised
+except ImportError as error:
+    raise MissingExtraError("the SageMaker backend", "sagemaker") from error
+
+__all__ = ["code_of", "explain_failure", "translated"]
+
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
+_UNKNOWN_CALLER = {
+    "UnrecognizedClientException", "InvalidClientTokenId", "InvalidAccessKeyId", "SignatureDoesNotMatch",
+    "InvalidSignatureException", "AuthFailure", "IncompleteSignature", "MissingAuthenticationToken",
+}  # fmt: skip
+_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized", "AuthorizationError"}
+_BUSY = {
+    "Throttling", "ThrottlingException", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded",
+    "SlowDown", "ProvisionedThroughputExceededException", "PriorRequestNotComplete", "LimitExceededException",
+    "ServiceUnavailable", "ServiceUnavailableException", "InternalServerException", "InternalServerError",
+    "InternalFailure", "InternalError", "RequestTimeout", "RequestTimeoutException", "500", "502", "503", "504", "429",
+}  # fmt: skip
+_MISSING = {
+    "ResourceNotFound", "ResourceNotFoundException", "NotFoundException", "NotFound", "NoSuchKey", "NoSuchEntity",
+    "ParameterNotFound", "404", "ObjectNotFoundException",
+}  # fmt: skip
+_TAKEN = {
+    "ResourceInUse", "ResourceInUseException", "ResourceConflictException", "ConflictException", "EntityAlreadyExists",
+    "ParameterAlreadyExists", "PreconditionFailed", "ConditionalRequestConflict", "AlreadyExistsException",
+}  # fmt: skip
+_FULL = {"ResourceLimitExceeded", "ServiceQuotaExceededException", "CodeStorageExceededException"}
+
+_LOG_IN = (
+    "Log in anew (for instance: aws sso login), or set AWS_PROFILE to a profile that works. Check: medimg aws doctor"
+)
+
+
+def code_of(error: BaseException) -> str:
+    """Returns AWS's word for an error, or ""."""
+    response: Any = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raises what boto3 raises inside the block as an error of medimg.
+
+    Args:
+        what: What is being done, for the message: "submitting the job 'chest-…-1'".
+    """
+    try:
+        yield
+    except MedimgError:
+        raise
+    except raised.ClientError as error:
+        raise _of_answer(what, error) from error
+    except (raised.BotoCoreError, raised.HTTPClientError) as error:
+        raise _of_sender(what, error) from error
+
+
+def _of_sender(what: str, error: Exception) -> MedimgError:
+    """Translates what went wrong before there was an answer."""
+    if isinstance(error, raised.NoRegionError):
+        return ConfigError("no AWS region is set. Pass region='eu-central-1', or set AWS_DEFAULT_REGION")
+    if isinstance(error, raised.ProfileNotFound):
+        return ConfigError(f"{error}. See the profiles there are: aws configure list-profiles")
+    if isinstance(error, (raised.NoCredentialsError, raised.PartialCredentialsError, raised.CredentialRetrievalError)):
+        return AccessError(
+            f"{what}: there are no AWS credentials here ({error}). Run: aws configure sso (or aws configure), "
+            "or set AWS_PROFILE; docs/how-to/first-aws-account.md shows it from the start"
+        )
+    if isinstance(error, (raised.SSOError, raised.TokenRetrievalError)):
+        return AccessError(f"{what}: the login has ended ({error}). {_LOG_IN}")
+    if isinstance(error, raised.ParamValidationError):
+        return BackendError(f"{what}: {error}")
+    return UnreachableError(f"{what}: AWS did not answer ({type(error).__name__}: {error})")
+
+
+def _of_answer(what: str, error: raised.ClientError) -> MedimgError:
+    """Translates AWS's answer; its words stay in the message."""
+    code, said = code_of(error), str(error.response.get("Error", {}).get("Message", "")) or str(error)
+    operation = error.operation_name
+    if code in _EXPIRED:
+        return AccessError(f"{what}: the AWS login has expired. {_LOG_IN}")
+    if code in _UNKNOWN_CALLER:
+        return AccessError(f"{what}: AWS does not know these credentials ({code}). {_LOG_IN}")
+    if code in _DENIED or (code == "403" and operation.startswith(("Head", "Get"))):
+        return AccessError(f"{what}: {_denied(operation, said)}")
+    if code in _FULL:
+        return QuotaError(_quota(what, said))
+    if code == "NoSuchBucket":
+        return NotFoundError(
+            f"{what}: the bucket does not exist. Make it: medimg aws bootstrap, or "
+            "medimg.backend('sagemaker', create_bucket=True)"
+        )
+    # Before the codes: SageMaker says ValidationException to nearly everything.
+    if re.search(r"already exist|Cannot create already|must be unique", said) or code in _TAKEN:
+        return AlreadyExistsError(f"{what}: {said}")
+    if re.search(r"assume (the )?role|role.*(not exist|invalid|cannot be (found|assumed))|iam:PassRole", said, re.I):
+        return AccessError(
+            f"{what}: the role cannot be used ({said}). Make it with 'medimg aws bootstrap', or pass role='NAME or ARN'"
+        )
+    if re.search(r"Could not find|not found|No [\w ]+ found|not exist|Requested resource", said) or code in _MISSING:
+        return NotFoundError(f"{what}: {said}")
+    if code in _BUSY or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in (
+        429,
+        500,
+        502,
+        503,
+        504,
+    ):
+        attempts = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
+        return UnreachableError(f"{what}: AWS is busy ({code}, {attempts} more attempts were made): {said}")
+    return BackendError(f"{what}: {code}: {said}")
+
+
+def _denied(operation: str, said: str) -> str:
+    match = re.search(r"not authorized to perform: ?([\w:*-]+)", said)
+    action = match[1] if match else operation
+    return (
+        f"these credentials may not do {action}. Ask your administrator to allow it; the policies medimg needs: "
+        f"medimg aws bootstrap --dry-run. AWS said: {said or 'access denied'}"
+    )
+
+
+def _quota(what: str, said: str) -> str:
+    match = re.search(r"service limit '([^']+)'", said)
+    quota = match[1] if match else "this resource"
+    return (
+        f"{what}: the account's quota for {quota!r} is used up. Ask AWS for more of it (Service Quotas > Amazon "
+        f"SageMaker > {quota}), or take another instance: resources=medimg.Resources(instance='ml.…'). AWS said: {said}"
+    )
+
+
+def explain_failure(reason: str) -> str:
+    """Returns AWS's reason for a job's failure with what to do about it."""
+    if "CapacityError" in reason or "InsufficientCapacity" in reason.replace(" ", ""):
+        return (
+            f"AWS has no free machine of this kind now ({reason}). Submit again later, take another instance "
+            "(resources=medimg.Resources(instance='ml.…')), or another region"
+        )
+    if re.search(r"[Ii]mage.*(not found|pull|does not exist)|CannotPullContainer", reason):
+        return f"the image cannot be used ({reason}). Pass image='…' of this region, or leave it out"
+    if "No space left" in reason or "disk" in reason.lower():
+        return f"{reason}. Give the job more disk: resources=medimg.Resources(disk_gb=…)"
+    if re.search(r"assume|role", reason) and "ClientError" in reason:
+        return f"{reason}. Check the role: medimg aws doctor"
+    return reason

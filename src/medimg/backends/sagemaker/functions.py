@@ -1,0 +1,313 @@
+"""Endpoints that are a Lambda function behind an HTTP API: nothing runs, and nothing is billed, between requests."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import re
+import tempfile
+import time
+import urllib.parse
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from medimg.artifact import ModelFolder
+from medimg.backends.bundle import bundle
+from medimg.backends.resource import Resource, Status
+from medimg.backends.sagemaker.account import Account
+from medimg.backends.sagemaker.errors import translated
+from medimg.backends.sagemaker.http_api import Address, HttpApis
+from medimg.backends.sagemaker.logs import Logs
+from medimg.backends.sagemaker.schedules import Schedules
+from medimg.backends.wheel import wheel
+from medimg.config import ServeConfig
+from medimg.errors import (
+    AlreadyExistsError,
+    BackendError,
+    ConfigError,
+    EndpointError,
+    MedimgError,
+    NotFoundError,
+    UnreachableError,
+)
+from medimg.home import home, make_folder, storage_errors
+from medimg.inference.answers import read_answer
+from medimg.progress import Display, heartbeat
+
+__all__ = ["LIMIT_BYTES", "MEMORY_MB", "Functions"]
+
+LIMIT_BYTES = 250 * 1024 * 1024  # of Lambda: code and libraries, unzipped
+MAX_BODY = 6 * 1024 * 1024  # of Lambda: a request, its image as base64
+_PACKAGES = ("ai-edge-litert", "numpy", "pillow", "pydantic")
+MEMORY_MB = 2048  # where the user leaves it open
+_RELAY_MEMORY_MB = 512
+_NAME = re.compile(r"[a-z][a-z0-9-]{1,30}[a-z0-9]")
+_START_SECONDS = 900.0  # after which a deploy that is not complete was cut off
+_ENTRY = 1980, 1, 1, 0, 0, 0
+
+
+class Functions:
+    """The Lambda endpoints of an account, and the relays in front of its SageMaker endpoints.
+
+    Args:
+        account: Whose.
+        logs: Where they log.
+        schedules: What ends them.
+        python: Version of Lambda's Python.
+    """
+
+    def __init__(self, account: Account, logs: Logs, schedules: Schedules, *, python: str) -> None:
+        self._account = account
+        self._logs = logs
+        self._schedules = schedules
+        self._python = python
+        self.apis = HttpApis(account, logs)
+
+    # -- making -------------------------------------------------------------------------------------------------------
+
+    def deploy(self, name: str, folder: Path, config: ServeConfig, details: Mapping[str, Any]) -> None:
+        """Uploads the model as a zip and makes function, HTTP API and key; when it returns, the endpoint answers."""
+        if config.instance is not None:
+            raise ConfigError("a Lambda function has no instance=; its size is memory_mb=")
+        if config.ttl_hours is not None:
+            self._schedules.require_role()
+        if self._found(name) is not None:
+            raise AlreadyExistsError(f"an endpoint {name!r} exists")
+        with Display(name) as display:
+            with heartbeat("zipping", display):
+                key = self._upload_model(folder, str(details["digest"]))
+            with heartbeat("starting", display), self._closed_on_error(name):
+                address = self.apis.reserve(name)
+                if config.ttl_hours is not None:
+                    # Before the function: from its first second on it has an end.
+                    self._schedules.delete(name)
+                    self._schedules.at(name, config.ttl_hours, self.apis.deletions(name, address))
+                environment = {
+                    "MEDIMG_DIGEST": str(details["digest"]),
+                    "MEDIMG_CONFIG": json.dumps(details["config"], separators=(",", ":")),
+                    "MEDIMG_URL": address.url,
+                    "MEDIMG_CREATED": f"{time.time():.3f}",
+                }
+                self.apis.open(
+                    name, address, config, key=key, handler="medimg.serving.aws_lambda.handler",
+                    runtime=f"python{self._python}", memory_mb=config.memory_mb or MEMORY_MB, environment=environment,
+                )  # fmt: skip
+                self._first_request(name, address, config, str(details["digest"]))
+                self._complete(name)
+
+    def relay(self, name: str, config: ServeConfig) -> Address:
+        """Makes an HTTP API in front of a SageMaker endpoint; the function signs what it passes on."""
+        key = self._upload_relay()
+        with self._closed_on_error(name):
+            address = self.apis.reserve(name)
+            environment = {"MEDIMG_ENDPOINT": name, "MEDIMG_URL": address.url}
+            self.apis.open(
+                name, address, config, key=key, handler="medimg.serving.aws_relay.handler",
+                runtime=f"python{self._python}", memory_mb=_RELAY_MEMORY_MB, environment=environment,
+            )  # fmt: skip
+        return address
+
+    @contextmanager
+    def _closed_on_error(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except AlreadyExistsError:
+            raise  # what is there is another's
+        except BaseException:
+            with suppress(MedimgError):
+                self.apis.close(name)
+                self._schedules.delete(name)
+            raise
+
+    def _upload_model(self, folder: Path, digest: str) -> str:
+        model = ModelFolder.load(folder, digest=digest)
+        library, built = bundle(_PACKAGES, python=self._python), wheel()
+        members = {f"model/{name}": model.path / name for name in model.serving_files("litert")}
+        size = sum(path.stat().st_size for path in [*library.rglob("*"), *members.values()] if path.is_file())
+        if size > LIMIT_BYTES:
+            raise ConfigError(
+                f"the function would have {size / 2**20:.0f} MB unzipped and Lambda takes 250 MB: the network "
+                f"{model.record.config.model!r} is too large for kind='lambda'. Take kind='serverless'"
+            )
+        name = hashlib.sha256(f"{digest} {library.name} {built.name}".encode()).hexdigest()[:16]
+        return self._upload_zip(name, library, built, members)
+
+    def _upload_relay(self) -> str:
+        built = wheel()
+        return self._upload_zip(hashlib.sha256(f"relay {built.name}".encode()).hexdigest()[:16], None, built, {})
+
+    def _upload_zip(self, name: str, library: Path | None, built: Path, members: Mapping[str, Path]) -> str:
+        key = f"functions/{name}.zip"
+        if self._account.storage.exists(key):
+            return key
+        scratch = home() / "scratch"
+        make_folder(scratch)
+        with tempfile.NamedTemporaryFile(dir=scratch, suffix=".zip") as file, storage_errors(scratch):
+            with zipfile.ZipFile(file.name, "w", zipfile.ZIP_DEFLATED) as archive:
+                for path in sorted(library.rglob("*")) if library is not None else ():
+                    if path.is_file():
+                        _add(archive, path.relative_to(library).as_posix(), path.read_bytes())  # type: ignore[arg-type]
+                with zipfile.ZipFile(built) as ours:
+                    for entry in ours.namelist():
+                        _add(archive, entry, ours.read(entry))
+                for entry, path in sorted(members.items()):
+                    _add(archive, entry, path.read_bytes())
+            self._account.writable.upload_file(Path(file.name), key)
+        return key
+
+    def _first_request(self, name: str, address: Address, config: ServeConfig, digest: str) -> None:
+        """Starts the function, which checks its model against the golden inputs, and asks who it is."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                status, body = self._request(name, f"{address.url}/ping", config, None)
+            except UnreachableError:
+                status, body = 0, b""
+            if status == 200 and json.loads(body).get("digest") == digest:
+                return
+            # A new address takes some seconds until it is known everywhere.
+            if time.monotonic() > deadline or status >= 500:
+                lines, _ = self._logs.read(f"/aws/lambda/{self.apis.function(name)}", "", 0)
+                text = "\n".join(f"  {line}" for line in lines[-15:])
+                raise EndpointError(
+                    f"the function of {name!r} does not answer as the model does (status {status}: {body[:300]!r})\n"
+                    f"Last lines of its log:\n{text}"
+                )
+            time.sleep(self.apis.poll_seconds)
+
+    def _complete(self, name: str) -> None:
+        client = self._account.client("lambda")
+        with translated(f"finishing {name!r}"):
+            arn = client.get_function_configuration(FunctionName=self.apis.function(name))["FunctionArn"]
+            client.tag_resource(Resource=arn, Tags={"medimg:complete": "yes"})
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def _found(self, name: str) -> Mapping[str, Any] | None:
+        if not _NAME.fullmatch(name):
+            return None
+        try:
+            with translated(f"looking for the function of {name!r}"):
+                answer: Mapping[str, Any] = self._account.client("lambda").get_function(
+                    FunctionName=self.apis.function(name)
+                )
+        except NotFoundError:
+            return None
+        variables = answer["Configuration"].get("Environment", {}).get("Variables", {})
+        return answer if "MEDIMG_DIGEST" in variables else None  # a relay has none
+
+    def has(self, name: str) -> bool:
+        """Tells whether a Lambda endpoint has that name."""
+        return self._found(name) is not None
+
+    def describe(self, name: str) -> Resource:
+        """Returns a Lambda endpoint as it is now."""
+        answer = self._found(name)
+        if answer is None:
+            raise NotFoundError(f"Lambda has no endpoint {name!r} in {self._account.region}. See backend.endpoints()")
+        told = answer["Configuration"]["Environment"]["Variables"]
+        created = float(told["MEDIMG_CREATED"])
+        config = json.loads(told["MEDIMG_CONFIG"])
+        details = {
+            "digest": told["MEDIMG_DIGEST"],
+            "config": config,
+            "url": f"{told['MEDIMG_URL']}/predict",
+            "key_command": self.apis.key_command(name, str(config["auth"])),
+        }
+        status: Status = "ready"
+        if "medimg:complete" not in answer.get("Tags", {}):
+            status = "starting"
+            if time.time() - created > _START_SECONDS:
+                status, details["reason"] = "failed", "its deployment was cut off"
+        return Resource("endpoint", name, status, created, details)
+
+    def all(self) -> list[Resource]:
+        """Returns all Lambda endpoints of ours."""
+        found = []
+        with translated("listing the functions"):
+            pages = self._account.client("lambda").get_paginator("list_functions").paginate()
+            names = [each["FunctionName"] for page in pages for each in page["Functions"]]
+        for name in names:
+            if name.startswith("medimg-"):
+                with suppress(NotFoundError):
+                    found.append(self.describe(name.removeprefix("medimg-")))
+        return found
+
+    def log(self, name: str, after: int) -> tuple[list[str], int]:
+        """Returns the lines after a position, and the position after them."""
+        self.describe(name)
+        return self._logs.read(f"/aws/lambda/{self.apis.function(name)}", "", after)
+
+    def invoke(self, name: str, body: bytes) -> Mapping[str, Any]:
+        """Sends an encoded image through the HTTP API and returns the answer."""
+        found = self.describe(name)
+        if len(body) * 4 / 3 > MAX_BODY:
+            raise EndpointError(
+                f"the image has {len(body) / 1e6:.1f} MB and Lambda takes about 4.5 MB: shrink it, or deploy with "
+                "ServeConfig(kind='realtime')"
+            )
+        config = ServeConfig.model_validate(found.details["config"])
+        status, content = self._request(name, str(found.details["url"]), config, body)
+        return read_answer(status, content)
+
+    def _request(self, name: str, url: str, config: ServeConfig, body: bytes | None) -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/octet-stream"}
+        if config.auth == "key":
+            headers["x-api-key"] = self.apis.key(name)
+        parts = urllib.parse.urlsplit(url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(str(parts.hostname), parts.port, timeout=60)
+        try:
+            connection.request("GET" if body is None else "POST", parts.path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise UnreachableError(f"the endpoint {name!r} did not answer: {error}") from error
+        finally:
+            connection.close()
+
+    # -- ending -------------------------------------------------------------------------------------------------------
+
+    def update(self, name: str, folder: Path, details: Mapping[str, Any]) -> None:
+        """Refuses: code and configuration of a function do not change at the same moment."""
+        raise BackendError(
+            f"the Lambda endpoint {name!r} cannot be updated in place. Deploy the new model under another name, let "
+            f"your callers move, and delete this one: backend.endpoint({name!r}).delete()"
+        )
+
+    def settle(self, name: str) -> None:
+        """Does nothing: when a Lambda endpoint is ready all is done."""
+
+    def delete_leftovers(self) -> None:
+        """Deletes what belongs to no endpoint: a deploy was cut off, or its time was up."""
+        owners = {name for _, name in self.apis.apis()} | self._schedules.owners()
+        for name in owners:
+            if not self.has(name) and not self._is_relay(name):
+                self.apis.close(name)
+                self._schedules.delete(name)
+
+    def _is_relay(self, name: str) -> bool:
+        """Tells whether a SageMaker endpoint needs what is behind this address."""
+        try:
+            with translated(f"looking for the endpoint {name!r}"):
+                self._account.client("sagemaker").describe_endpoint(EndpointName=name)
+        except NotFoundError:
+            return False
+        return True
+
+    def delete(self, name: str) -> None:
+        """Deletes a Lambda endpoint with all that belongs to it."""
+        self.describe(name)
+        self.apis.close(name)
+        self._schedules.delete(name)
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name, _ENTRY)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o100755 << 16 if ".so" in name else 0o100644 << 16
+    archive.writestr(entry, content)

@@ -1,0 +1,57 @@
+"""Lambda: the function that AWS calls as `medimg.serving.aws_lambda.handler`, with the model in its zip.
+
+Importing this module loads the model and checks its golden inputs, so that a function that does not answer as the
+trained model did never answers at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medimg.artifact import ModelFolder
+from medimg.errors import MedimgError
+from medimg.inference.predictor import Predictor
+from medimg.inference.runtimes import LiteRTRuntime
+from medimg.serving.environment import setting
+from medimg.serving.http_api import HttpApi
+
+__all__ = ["handler"]
+
+_MB_PER_CORE = 1769  # Lambda's documentation: "At 1,769 MB, a function has the equivalent of one vCPU"
+_MOST_CORES = 6
+
+
+def handler(event: Mapping[str, Any], _: object) -> dict[str, Any]:
+    """Returns the response to one event: see `medimg.serving.http_api`."""
+    return _api(event)
+
+
+def _cores() -> int:
+    memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", _MB_PER_CORE))
+    return min(_MOST_CORES, max(1, -(-memory // _MB_PER_CORE)))
+
+
+def _load() -> HttpApi:
+    try:
+        folder = Path(setting("LAMBDA_TASK_ROOT")) / "model"
+        model = ModelFolder.load(folder, digest=setting("MEDIMG_DIGEST"), only="litert")
+        # One event at a time comes here, so all cores are for its image.
+        predictor = Predictor(model, runtime=LiteRTRuntime(model.export("litert"), workers=1, threads=_cores()))
+        worst = predictor.check_golden()
+
+        def predict(image: bytes) -> Mapping[str, Any]:
+            return {**predictor.predict(image, name="image").to_json(), "digest": model.digest}
+
+        api = HttpApi.from_environment(predict, model.digest)
+    except MedimgError as error:
+        print(f"error: {error}", flush=True)  # noqa: T201 - the log is where a user looks
+        raise
+    told = f"golden inputs agree (largest difference {worst:.1e}); serving {model.digest[:12]}"
+    print(told, flush=True)  # noqa: T201
+    return api
+
+
+_api = _load()

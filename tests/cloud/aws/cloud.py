@@ -1,0 +1,112 @@
+"""What the parts of the emulator share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .account import Storage
+from .calls import AwsError, Call, Operation
+from .containers import Containers
+from .images import Images
+from .records import Records, Tags
+
+__all__ = ["Clock", "Cloud", "Settings"]
+
+Check = Callable[[Call], None]
+
+
+class Clock:
+    """The time that schedules see: the real one, and what tests advance it by."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def now(self) -> float:
+        """Returns seconds since the epoch."""
+        return time.time() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        """Moves the time on."""
+        self._ahead += seconds
+
+
+@dataclass
+class Settings:
+    """What tests may change while the emulator runs.
+
+    Attributes:
+        grace_seconds: Between SIGTERM and SIGKILL.
+        starting_seconds: That an instance takes to start.
+        ping_seconds: That a container may take until it answers /ping.
+        capacity_errors: Jobs that will find no free machine.
+        delete_in_progress: Whether an endpoint may be deleted while it is made or updated; AWS refuses it.
+        enforce_iam: Whether policies are checked.
+    """
+
+    grace_seconds: float = 120.0
+    starting_seconds: float = 0.05
+    ping_seconds: float = 120.0
+    capacity_errors: int = 0
+    delete_in_progress: bool = False
+    enforce_iam: bool = False
+
+
+@dataclass
+class Cloud:
+    """The emulator's parts that others use.
+
+    Attributes:
+        root: Its folder.
+        url: Where it answers.
+        namespaces: Whether containers have an /opt/ml of their own; None: where this machine allows it.
+        operations: What is answered here, by service and operation; moto answers the rest.
+        before: What is looked at before moto is asked.
+        after: What happens after moto did what it was asked.
+    """
+
+    root: Path
+    url: str
+    namespaces: bool | None = None
+    settings: Settings = field(default_factory=Settings)
+    clock: Clock = field(default_factory=Clock)
+    storage: Storage = field(default_factory=Storage)
+    kinds: dict[str, Records] = field(default_factory=dict)
+    operations: dict[tuple[str, str], Operation] = field(default_factory=dict)
+    before: dict[tuple[str, str], Check] = field(default_factory=dict)
+    after: dict[tuple[str, str], Check] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.images = Images(self.root / "images")
+        self.containers = Containers(self.root / "containers", self.images, self.namespaces)
+        self.tags = Tags(self._exists)
+        self.lock = threading.Lock()
+        self.serve("sagemaker", self.tags.operations())
+
+    def serve(self, service: str, operations: dict[str, Operation]) -> None:
+        """Answers operations of a service."""
+        self.operations |= {(service, name): operation for name, operation in operations.items()}
+
+    def records(self, kind: str, missing: str, taken: str, code: str = "ValidationException") -> Records:
+        """Returns a new set of records; see `Records`."""
+        self.kinds[kind] = Records(kind, missing, taken, code)
+        return self.kinds[kind]
+
+    def _exists(self, arn: str) -> bool:
+        parts = arn.split(":", 5)
+        if len(parts) < 6 or parts[2] != "sagemaker":
+            raise AwsError("ValidationException", f"Invalid resource ARN: {arn}")
+        kind, _, name = parts[5].partition("/")
+        return kind in self.kinds and name.lower() in map(str.lower, self.kinds[kind].names(parts[3]))
+
+    def environment(self, call_region: str) -> dict[str, str]:
+        """Returns how a container reaches AWS."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_REGION": call_region,
+            "AWS_DEFAULT_REGION": call_region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }

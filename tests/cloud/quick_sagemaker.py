@@ -1,0 +1,32 @@
+"""The SageMaker backend as tests use it: it asks more often than a bill would like, and is otherwise unchanged."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from medimg.backends.sagemaker.account import EXECUTION_ROLE, LAMBDA_ROLE, SCHEDULER_ROLE
+from medimg.backends.sagemaker.backend import SageMakerBackend
+from medimg.backends.sagemaker.endpoints import Endpoints
+from medimg.backends.sagemaker.http_api import HttpApis
+from medimg.backends.sagemaker.jobs import Jobs
+
+if TYPE_CHECKING:
+    from aws.handle import Emulator
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+SageMakerBackend.job_poll_seconds = SageMakerBackend.endpoint_poll_seconds = 0.2
+SageMakerBackend.log_delay_seconds = 3.0
+Jobs.poll_seconds = Endpoints.poll_seconds = HttpApis.poll_seconds = 0.2
+
+
+def make_roles(aws: Emulator) -> None:
+    """Makes the roles that `medimg aws bootstrap` makes."""
+    for role, service in ((EXECUTION_ROLE, "sagemaker"), (LAMBDA_ROLE, "lambda"), (SCHEDULER_ROLE, "scheduler")):
+        aws.role(role, f"{service}.amazonaws.com")
+
+
+def backend(**options: Any) -> SageMakerBackend:
+    """Returns the backend; what is laid beside its code in an image is built for the Python that runs the tests."""
+    return SageMakerBackend(**{"create_bucket": True, "serving_python": PYTHON, "lambda_python": PYTHON, **options})

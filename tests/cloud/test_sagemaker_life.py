@@ -1,0 +1,117 @@
+"""A job's and a model's life on SageMaker with the real trainer: real radiographs, spot capacity, an empty home."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import quick_sagemaker
+from aws.handle import Emulator
+
+import medimg
+from medimg.config import Resources, ServeConfig, TrainConfig
+from medimg.data.synthetic import write_phantoms
+from medimg.inference.predictor import TOLERANCE
+from medimg.progress import parse
+from medimg.testing.workspace import phantom_dataset, recipe
+
+pytestmark = pytest.mark.slow
+
+REGION = "eu-west-2"
+PATIENT = r"person(\d+)_(bacteria|virus)|((?:NORMAL2-)?IM-\d+)"
+
+
+@pytest.fixture(autouse=True)
+def account(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """A region of its own, with the roles that `medimg aws bootstrap` makes."""
+    aws.apply(monkeypatch, REGION)
+    quick_sagemaker.make_roles(aws)
+    yield aws
+    aws.reset_region(REGION)
+
+
+@pytest.fixture
+def few_radiographs(real_data: Path, tmp_path: Path) -> Path:
+    """Some of the real chest images, in their folders."""
+    root = tmp_path / "chest"
+    for split, count in (("train", 120), ("test", 40)):
+        for name in ("NORMAL", "PNEUMONIA"):
+            target = root / split / name
+            target.mkdir(parents=True)
+            for image in sorted((real_data / "chestxray" / "kaggle224" / split / name).iterdir())[:count]:
+                shutil.copy(image, target)
+    return root
+
+
+def test_the_five_lines_give_the_same_model_on_sagemaker_as_here(few_radiographs: Path, real_data: Path) -> None:
+    """Only the backend's name is another; the same seed and data give the same probabilities, also when served."""
+    (weights,) = sorted((real_data / "weights").glob("*0.35_224*.h5"))[:1]
+    config = TrainConfig(model_options={"alpha": 0.35}, weights=weights, epochs=3, early_stopping=None)
+    unseen = few_radiographs / "test" / "PNEUMONIA"
+
+    def five_lines(backend: Any) -> tuple[Any, list[Any]]:
+        dataset = medimg.Dataset.from_folder(
+            few_radiographs, group=r"person(\d+)_(bacteria|virus)|((?:NORMAL2-)?IM-\d+)"
+        )
+        job = backend.train(dataset, config)
+        assert job.report.metrics
+        with backend.deploy() as endpoint:
+            return job, endpoint.predict_many(sorted(unseen.iterdir())[:5])
+
+    here, answers_here = five_lines(medimg.backend("local"))
+    there, answers_there = five_lines(quick_sagemaker.backend())
+    assert there.id == here.id, "the same work has the same name everywhere"
+    for one, other in zip(answers_here, answers_there, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=TOLERANCE)
+    for name, value in here.metrics.items():
+        assert there.metrics[name] == pytest.approx(value, abs=TOLERANCE), name
+    assert {"packing", "uploading", "provisioning", "fitting"} <= set(there.timings)
+    assert there._resource.details["billable_seconds"] > 0
+    assert there.url.startswith("https://eu-west-2.console.aws.amazon.com/")
+
+
+def test_an_interrupted_spot_job_goes_on_from_its_checkpoint(account: Emulator, tmp_path: Path) -> None:
+    """AWS takes the machine in the middle; the history has every epoch once, and none was computed twice."""
+    dataset = phantom_dataset(write_phantoms(tmp_path / "phantoms", patients=72, images_per_patient=(1, 1), size=48))
+    backend = quick_sagemaker.backend()
+    config = recipe(epochs=400)
+    job = backend.train(dataset, config, resources=Resources(spot=True), wait=False)
+    deadline = time.monotonic() + 120
+    while len(job.history) < 10:
+        assert time.monotonic() < deadline, "\n".join(job.logs())
+        time.sleep(0.2)
+    before = job.history
+    account.interrupt_spot(job.id, REGION)
+    job.wait()
+    assert job.status == "completed"
+    history = job.history
+    assert [row["epoch"] for row in history] == list(range(1, 401))
+    assert history[: len(before)] == before, "what was done before the interruption was done again"
+    assert sum(1 for event in map(parse, job.logs()) if event and event.stage == "importing" and not event.message) == 2
+    assert job.timings["interrupted"] >= 0
+    straight = medimg.backend("local").train(dataset, config)
+    assert job.model.history[-1]["val_loss"] == pytest.approx(straight.model.history[-1]["val_loss"], abs=1e-6)
+
+
+def test_a_new_process_with_an_empty_home_finds_job_and_endpoint(
+    account: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And `deploy()` serves the latest job, whoever submitted it from wherever."""
+    dataset = phantom_dataset(write_phantoms(tmp_path / "phantoms", patients=72, images_per_patient=(1, 1), size=48))
+    job = quick_sagemaker.backend().train(dataset, recipe(), name="found")
+    digest = job.model.digest
+    monkeypatch.setenv("MEDIMG_HOME", str(tmp_path / "another-home"))
+    backend = quick_sagemaker.backend()
+    assert [found.id for found in backend.jobs()] == [job.id]
+    assert backend.job(job.id).model.digest == digest
+    endpoint = backend.deploy(config=ServeConfig(kind="serverless"), name="found")
+    monkeypatch.setenv("MEDIMG_HOME", str(tmp_path / "a-third-home"))
+    again = quick_sagemaker.backend().endpoint("found")
+    assert again.predict(dataset.samples[0].path).label in dataset.classes
+    assert again._resource.details["digest"] == digest
+    endpoint.delete()
+    assert quick_sagemaker.backend().endpoints() == ()
