@@ -269,8 +269,9 @@ def test_the_quota_of_spot_is_its_own(ready: Emulator) -> None:
 
 def test_an_instance_without_an_image_is_red(ready: Emulator) -> None:
     """Found before anything is uploaded; an image of one's own is taken as it is."""
-    found = _look(Resources(instance="ml.unknown"))
-    assert _named(found, "image of jobs").ok is False
+    found = _look(Resources(instance="ml.trn1.2xlarge"))
+    assert list(_failed(found)) == ["image of jobs"]
+    assert _named(found, "image of jobs").fix.startswith("medimg aws doctor")
     assert _named(_look(image="mine:1"), "image of jobs").found == "mine:1"
 
 

@@ -1,7 +1,7 @@
 """The policies: what they say, that the documentation says the same, and that they are enough and not too much.
 
-Moto asks policies for S3 (actions and resources), and for SageMaker, logs and a few more (actions). That the statements
-are enough for the verbs is shown by the emulator's journal: every call that the verbs made is one that is allowed.
+Moto asks policies for S3 (actions and resources), and for SageMaker, logs and a few more (actions). The emulator asks
+them for every call of the verbs, with ARNs and tags as it understands them; its journal shows what no verb needed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import botocore.session
 import pytest
+import quick_sagemaker
 from botocore.exceptions import ClientError
 
 import medimg
 from medimg.artifact import ModelFolder
-from medimg.backends.sagemaker.bootstrap import bootstrap, teardown
+from medimg.backends.sagemaker.account import Account
+from medimg.backends.sagemaker.bootstrap import Setup, bootstrap, teardown
 from medimg.backends.sagemaker.policies import (
     BUCKET_MAKER,
     KEY,
@@ -270,6 +272,9 @@ _PROBES: Mapping[str, Probe] = {
     "sagemaker:CreateEndpoint": lambda of: of("sagemaker").create_endpoint(
         EndpointName="probe", EndpointConfigName="absent"
     ),
+    "sagemaker:DescribeEndpointConfig": lambda of: of("sagemaker").describe_endpoint_config(
+        EndpointConfigName="absent"
+    ),
     "sagemaker:DescribeEndpoint": lambda of: of("sagemaker").describe_endpoint(EndpointName="absent"),
     "sagemaker:DescribeModel": lambda of: of("sagemaker").describe_model(ModelName="absent"),
     "sagemaker:DeleteEndpoint": lambda of: of("sagemaker").delete_endpoint(EndpointName="absent"),
@@ -480,27 +485,63 @@ def _action(call: Mapping[str, Any]) -> str:
     return f"{names.get(service, service)}:{operation}"
 
 
-@pytest.mark.slow
-def test_the_verbs_ask_what_the_policies_allow_and_nothing_else(
-    aws: Emulator, phantoms: Path, trained: ModelFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The life of a model; both ways: no call is out of the policies, and no action in them is for nothing."""
-    import quick_sagemaker
-
+@pytest.fixture
+def in_force(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setup]:
+    """An account after bootstrap, where policies are asked, and the credentials of a user who has the two."""
     aws.apply(monkeypatch, _REGION)
-    backend = quick_sagemaker.backend(region=_REGION, create_bucket=False)
-    made = bootstrap(backend.account)
-    aws.mark()
+    made = bootstrap(Account(region=_REGION))
+    iam = aws.client("iam")
+    iam.create_user(UserName="researcher")
+    for arn in made.policies.values():
+        iam.attach_user_policy(UserName="researcher", PolicyArn=arn)
+    key = iam.create_access_key(UserName="researcher")["AccessKey"]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+    aws.enforce_iam()
     try:
-        _live(backend, phantoms, trained)
-        asked = {_action(call) for call in aws.calls()} - {"sts:GetCallerIdentity"}
+        yield made
     finally:
-        backend.cleanup()
-        teardown(backend, delete_data=True)
-    assert made.is_complete
+        aws.enforce_iam(False)
+        aws.apply(monkeypatch, _REGION)
+        administrator = quick_sagemaker.backend(region=_REGION)
+        administrator.cleanup()
+        teardown(administrator, delete_data=True)
+        iam.delete_access_key(UserName="researcher", AccessKeyId=key["AccessKeyId"])
+        iam.delete_user(UserName="researcher")
+
+
+@pytest.mark.slow
+def test_a_user_with_the_two_policies_can_do_everything_and_no_action_in_them_is_for_nothing(
+    in_force: Setup, aws: Emulator, phantoms: Path, trained: ModelFolder
+) -> None:
+    """The life of a model, with ARNs and tags enforced as the emulator understands them; and its journal."""
+    backend = quick_sagemaker.backend(region=_REGION, create_bucket=False)
+    assert backend.account.caller.endswith(":user/researcher")
+    aws.mark()
+    _live(backend, phantoms, trained)
+    asked = {_action(call) for call in aws.calls()} - {"sts:GetCallerIdentity"}
     allowed = {action for grants in USER.values() for grant in grants for action in grant.actions}
     assert sorted(asked - allowed) == []
     assert sorted(allowed - asked - set(_NEVER_SEEN)) == []
+
+
+def test_what_is_not_ours_is_out_of_reach(in_force: Setup, aws: Emulator) -> None:
+    """A model without our tag is neither deleted nor given our tag by somebody with the two policies."""
+    administrator = aws.client("sagemaker", _REGION)
+    role = in_force.roles["medimg-execution"]
+    image = "123456789012.dkr.ecr.eu-north-1.amazonaws.com/tensorflow-inference:1"
+    administrator.create_model(ModelName="theirs", ExecutionRoleArn=role, PrimaryContainer={"Image": image})
+    ours = boto3.client("sagemaker", region_name=_REGION)
+    try:
+        with pytest.raises(ClientError, match="not authorized to perform: sagemaker:DeleteModel"):
+            ours.delete_model(ModelName="theirs")
+        with pytest.raises(ClientError, match="not authorized to perform: sagemaker:AddTags"):
+            ours.add_tags(ResourceArn=f"{_ARN}:model/theirs", Tags=[{"Key": "medimg", "Value": "medimg"}])
+        with pytest.raises(ClientError, match="not authorized to perform: sagemaker:CreateModel"):
+            ours.create_model(ModelName="untagged", ExecutionRoleArn=role, PrimaryContainer={"Image": image})
+        assert ours.describe_model(ModelName="theirs")["ModelName"] == "theirs"
+    finally:
+        administrator.delete_model(ModelName="theirs")
 
 
 def _live(backend: SageMakerBackend, phantoms: Path, trained: ModelFolder) -> None:
@@ -526,6 +567,7 @@ def _live(backend: SageMakerBackend, phantoms: Path, trained: ModelFolder) -> No
         endpoint.predict(sample)
     with backend.deploy(job, medimg.ServeConfig(kind="lambda"), name="function") as endpoint:
         endpoint.predict(sample)
+        quick_sagemaker.backend(region=_REGION).endpoint("function").predict(sample)  # as from another process
     running.delete()
     backend.inventory()
     backend.cleanup()

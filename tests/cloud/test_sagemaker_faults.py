@@ -64,6 +64,8 @@ def test_a_deploy_that_fails_at_any_call_leaves_nothing_behind(
         max_instances=2 if kind == "realtime" else 1,
     )
     backend = quick_sagemaker.backend()
+    # The first deploy makes the bucket and uploads the archive; what is refused is what every deploy does.
+    backend.deploy(trained, config, name="faulty").delete()
     account.mark()
     backend.deploy(trained, config, name="faulty").delete()
     calls = [

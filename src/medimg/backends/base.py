@@ -32,6 +32,7 @@ from medimg.errors import (
     AlreadyExistsError,
     BackendError,
     ConfigError,
+    MedimgError,
     NotFoundError,
     UnreachableError,
 )
@@ -192,7 +193,13 @@ class Backend(ABC):
                 f"an endpoint {name!r} exists and {differs}. "
                 f"Delete it with backend.endpoint({name!r}).delete(), or pass another name="
             ) from None
-        return endpoint.wait()
+        try:
+            return endpoint.wait()
+        except AccessError:
+            # It serves, but not as it was asked to: what the caller takes for failed must not go on costing money.
+            with contextlib.suppress(MedimgError):
+                endpoint.delete()
+            raise
 
     @final
     def job(self, id: str) -> Job:
@@ -258,7 +265,7 @@ class Backend(ABC):
 
     @final
     def doctor(self, resources: Resources | None = None) -> Checks:
-        """Returns what is in order and what is not, each with the command that repairs it; changes nothing.
+        """Returns what is in order and what is not, each with the command that repairs it.
 
         Args:
             resources: The machine whose quota and image to check; None: the backend's default.

@@ -55,9 +55,7 @@ class Submission:
 
     def spec(self, attempt: int, checkpoints: str, timings: Mapping[str, float]) -> JobSpec:
         """Returns the specification of an attempt."""
-        return self.first.model_copy(
-            update={"attempt": attempt, "checkpoints": checkpoints, "timings": dict(timings)}
-        )
+        return self.first.model_copy(update={"attempt": attempt, "checkpoints": checkpoints, "timings": dict(timings)})
 
 
 def prepare_training(

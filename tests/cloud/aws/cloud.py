@@ -33,6 +33,10 @@ class Clock:
         """Moves the time on."""
         self._ahead += seconds
 
+    def reset(self) -> None:
+        """Makes it the real time again."""
+        self._ahead = 0.0
+
 
 @dataclass
 class Settings:
@@ -66,6 +70,7 @@ class Cloud:
         operations: What is answered here, by service and operation; moto answers the rest.
         before: What is looked at before moto is asked.
         after: What happens after moto did what it was asked.
+        allows: Tells whether a role may do an action to a resource.
     """
 
     root: Path
@@ -78,6 +83,7 @@ class Cloud:
     operations: dict[tuple[str, str], Operation] = field(default_factory=dict)
     before: dict[tuple[str, str], Check] = field(default_factory=dict)
     after: dict[tuple[str, str], Check] = field(default_factory=dict)
+    allows: Callable[[str, str, str], bool] = lambda *_: True
 
     def __post_init__(self) -> None:
         self.images = Images(self.root / "images")

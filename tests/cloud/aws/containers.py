@@ -246,8 +246,10 @@ def _make_environment(folder: Path, packages: Path) -> Path:
 def _pump(output: IO[bytes], log: Callable[[list[str]], None]) -> None:
     """Passes output on by lines, those of a moment together, none later than a moment."""
     rest, lines, first = b"", list[str](), 0.0
+    waiting = select.poll()  # select() knows only the first 1024 files of a process
+    waiting.register(output, select.POLLIN)
     while True:
-        ready = select.select([output], [], [], _BATCH_SECONDS if lines else None)[0]
+        ready = waiting.poll(_BATCH_SECONDS * 1000 if lines else None)
         chunk = os.read(output.fileno(), 65_536) if ready else b""
         if chunk:
             *whole, rest = (rest + chunk).split(b"\n")

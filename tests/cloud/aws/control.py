@@ -60,6 +60,7 @@ class Control:
             "count": lambda _: journal.count(),
             "state": lambda given: state(cloud, given["region"]),
             "advance": self._advance,
+            "reset_clock": lambda _: cloud.clock.reset(),
             "interrupt_spot": lambda given: _training(parts).run(given["region"], given["job"]).interrupt(),
             "quota": lambda given: quotas.set(given["region"], given["name"], given["value"]),
             "settings": self._set,

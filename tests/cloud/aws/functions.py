@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 import threading
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,13 @@ __all__ = ["Functions"]
 _PAYLOAD_BYTES = 6_291_556
 _UPLOAD_BYTES = 50 * 1024 * 1024
 _UNZIPPED_BYTES = 262_144_000
+_VARIABLES_BYTES = 4096
+_RESERVED = {
+    "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION", "AWS_EXECUTION_ENV", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+    "AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_VERSION", "AWS_LAMBDA_LOG_GROUP_NAME",
+    "AWS_LAMBDA_LOG_STREAM_NAME", "AWS_LAMBDA_RUNTIME_API", "AWS_REGION", "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN", "LAMBDA_RUNTIME_DIR", "LAMBDA_TASK_ROOT", "_HANDLER",
+}  # fmt: skip
 _RUNTIME = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -40,6 +49,7 @@ class Functions:
         cloud.serve("lambda", {"Invoke": self._invoke})
         cloud.before["lambda", "CreateFunction"] = self._check
         cloud.before["lambda", "UpdateFunctionCode"] = self._check
+        cloud.before["lambda", "UpdateFunctionConfiguration"] = self._check
         cloud.before["lambda", "AddPermission"] = self._check_statement
         cloud.after["lambda", "CreateFunction"] = self._check_size
         cloud.after["lambda", "DeleteFunction"] = self._forget
@@ -107,6 +117,7 @@ class Functions:
                 "InvalidParameterValueException",
                 "The role defined for the function cannot be assumed by Lambda.",
             )
+        _check_variables(given.get("Environment", {}).get("Variables", {}))
         code = given.get("Code", given)
         if len(code.get("ZipFile") or "") * 3 // 4 > _UPLOAD_BYTES:
             raise AwsError(
@@ -171,6 +182,23 @@ class Functions:
         if outcome.failed:
             headers["X-Amz-Function-Error"] = "Unhandled"
         return Response(outcome.payload, 200, headers, content_type="application/json")
+
+
+def _check_variables(variables: Mapping[str, str]) -> None:
+    reserved = sorted(name for name in variables if name in _RESERVED)
+    if reserved:
+        raise AwsError(
+            "InvalidParameterValueException",
+            "Lambda was unable to configure your environment variables because the environment variables you have "
+            f"provided contains reserved keys that are currently not supported for modification. Reserved keys used in "
+            f"this request: {', '.join(reserved)}",
+        )
+    if len(json.dumps(variables, separators=(",", ":")).encode()) > _VARIABLES_BYTES:
+        raise AwsError(
+            "InvalidParameterValueException",
+            "Lambda was unable to configure your environment variables because the environment variables you have "
+            "provided exceeded the 4KB limit.",
+        )
 
 
 def _check_unzipped(content: bytes) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import boto3
 import pytest
+from botocore.config import Config
 
 __all__ = ["Emulator"]
 
@@ -118,11 +119,11 @@ class Emulator:
         if region is not None:
             patch.setenv("AWS_DEFAULT_REGION", region)
 
-    def client(self, service: str, region: str | None = None) -> Any:
-        """Returns a boto3 client that may do everything."""
-        return boto3.Session(
-            aws_access_key_id=_KEY, aws_secret_access_key="secret-of-the-emulator", region_name=region or self.region
-        ).client(service, endpoint_url=self.url)
+    def client(self, service: str, region: str | None = None, *, attempts: int | None = None) -> Any:
+        """Returns a boto3 client that may do everything; `attempts`: how often it tries, where that matters."""
+        session = boto3.Session(_KEY, "secret-of-the-emulator", region_name=region or self.region)
+        config = None if attempts is None else Config(retries={"total_max_attempts": attempts})
+        return session.client(service, endpoint_url=self.url, config=config)
 
     def role(self, name: str, service: str = "sagemaker.amazonaws.com", policy: Any = None) -> str:
         """Makes a role that a service may assume, where there is none of that name, and returns its ARN.
@@ -166,7 +167,7 @@ class Emulator:
             performed: Whether what `fail` says is performed all the same.
             seed: Of the shares.
         """
-        several = [fail] if fail and isinstance(next(iter(fail)), str) else list(fail)  # type: ignore[arg-type]
+        several = [fail] if fail and isinstance(next(iter(fail)), str) else list(fail)
         self._tell(
             "faults", rate=rate, statuses=list(statuses), operations=_listed(operations), fail=several,
             performed=performed, seed=seed,
@@ -203,8 +204,15 @@ class Emulator:
         self._tell("interrupt_spot", job=job, region=region or self.region)
 
     def advance(self, seconds: float) -> None:
-        """Moves the clock of the schedules on; what is due by then is done when this returns."""
+        """Moves the clock of the schedules on; what is due by then is done when this returns.
+
+        It stays ahead, and schedules made later come too early: `reset_clock` takes it back.
+        """
         self._tell("advance", seconds=seconds)
+
+    def reset_clock(self) -> None:
+        """Makes the clock of the schedules show the real time again."""
+        self._tell("reset_clock")
 
     def enforce_iam(self, on: bool = True) -> None:
         """Checks the policies of users and roles; `environment` and `client` still may do everything."""

@@ -44,7 +44,7 @@ class HttpApis:
         def with_address(api: Api) -> dict[str, Any]:
             return {**to_json(api), "apiEndpoint": f"{url}/_apigw/{api.api_id}"}
 
-        Api.to_json = with_address  # type: ignore[method-assign]
+        Api.to_json = with_address  # type: ignore[method-assign, assignment]
         cloud.before["apigatewayv2", "CreateRoute"] = self._check_route
         cloud.before["apigatewayv2", "CreateStage"] = self._check_stage
 

@@ -114,7 +114,7 @@ class Models:
             raise AwsError("ValidationException", "This emulator serves models of one container")
         if "ExecutionRoleArn" in given:
             check_role(given["ExecutionRoleArn"])
-        record = {
+        record: Record = {
             **{key: given[key] for key in ("PrimaryContainer", "Containers", "ExecutionRoleArn") if key in given},
             "ModelName": name,
             "ModelArn": arn(region, "model", name),
@@ -159,7 +159,7 @@ class Models:
                 )
         if len(variants) != 1:
             raise AwsError("ValidationException", "This emulator serves endpoints of one variant")
-        record = {
+        record: Record = {
             "EndpointConfigName": name,
             "EndpointConfigArn": arn(region, "endpoint-config", name),
             "ProductionVariants": [{"InitialVariantWeight": 1.0, **variant} for variant in variants],

@@ -21,7 +21,8 @@ class ModelPackages:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
-        self._numbers: dict[tuple[str, str], int] = {}  # a number is never given again
+        self._numbers: dict[tuple[str, str], int] = {}  # given so far, also to what was deleted
+        self._tokens: dict[tuple[str, str], str] = {}
         self._groups = cloud.records(
             "model-package-group",
             "ModelPackageGroup {arn} does not exist.",
@@ -54,6 +55,7 @@ class ModelPackages:
         """Forgets all of a region, or of all."""
         for records in (self._packages, self._groups):
             records.clear(region)
+        self._numbers = {key: number for key, number in self._numbers.items() if region not in (None, key[0])}
 
     def _create_group(self, call: Call) -> Mapping[str, Any]:
         name = call.parameters["ModelPackageGroupName"]
@@ -83,6 +85,7 @@ class ModelPackages:
                 "model packages.",
             )
         self._groups.pop(call.region, record["ModelPackageGroupName"])
+        self._numbers.pop((call.region, record["ModelPackageGroupName"]), None)
         self._cloud.tags.drop(record["ModelPackageGroupArn"])
 
     def _create(self, call: Call) -> Mapping[str, Any]:
@@ -96,7 +99,11 @@ class ModelPackages:
             data = container.get("ModelDataUrl")
             if data and self._cloud.storage.read(data) is None:
                 raise AwsError("ValidationException", f"Could not find model data at {data}.")
+        token = (call.region, given.get("ClientToken", ""))
         with self._packages.locked():
+            if token[1] and token in self._tokens:
+                # The same request once more: its first answer was lost.
+                return {"ModelPackageArn": self._tokens[token]}
             number = self._numbers[call.region, group] = self._numbers.get((call.region, group), 0) + 1
             name = f"{group.lower()}/{number}"
             approval = given.get("ModelApprovalStatus", "PendingManualApproval")
@@ -112,6 +119,7 @@ class ModelPackages:
                 "ModelApprovalStatus": approval,
             }
             self._packages.add(call.region, name, record)
+            self._tokens[token] = record["ModelPackageArn"]
         return {"ModelPackageArn": record["ModelPackageArn"]}
 
     def _of(self, region: str, group: str) -> list[Record]:

@@ -7,12 +7,14 @@ boundaries, no resource policies.
 from __future__ import annotations
 
 import fnmatch
+import html
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
+from moto.apigatewayv2.models import apigatewayv2_backends
 from moto.iam.access_control import AssumedRoleAccessKey, CreateAccessKeyFailure, IAMUserAccessKey, create_access_key
 from moto.iam.models import iam_backends
 from werkzeug.wrappers import Response
@@ -61,6 +63,7 @@ class Policies:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
+        cloud.allows = self._allows
         cloud.serve("iam", {"SimulatePrincipalPolicy": self._simulate})
 
     def enforce(self, call: Call) -> None:
@@ -71,11 +74,12 @@ class Policies:
             raise AwsError("MissingAuthenticationToken", "Request is missing Authentication Token", 403)
         caller, documents = self._caller(call)
         for action, resource, context in _asked(call):
-            if action not in _ALWAYS and _decide(documents, action, resource, context) != "allowed":
+            tags = {f"aws:ResourceTag/{key}": value for key, value in self._cloud.tags.of(resource).items()}
+            known = {**context, **tags, "aws:RequestedRegion": call.region, "aws:SecureTransport": "true"}
+            if action not in _ALWAYS and _decide(documents, action, resource, known) != "allowed":
                 raise _refused(call, caller, action, resource)
 
-    def allows(self, role: str, action: str, resource: str) -> bool:
-        """Tells whether a role may do something, where that is enforced."""
+    def _allows(self, role: str, action: str, resource: str) -> bool:
         if not self._cloud.settings.enforce_iam:
             return True
         return _decide(list(_documents(role)), action, resource, {}) == "allowed"
@@ -130,16 +134,33 @@ def _asked(call: Call) -> Iterator[tuple[str, str, Context]]:
     if service == "apigateway":
         action = f"apigateway:{call.environ['REQUEST_METHOD']}"
         path = call.target.removeprefix("/v2")
-        yield action, f"arn:aws:apigateway:{call.region}::{path}", {}
+        asked = {f"aws:RequestTag/{key}": value for key, value in (call.parameters.get("tags") or {}).items()}
+        api = apigatewayv2_backends[ACCOUNT][call.region].apis.get(path.removeprefix("/apis/"))
+        has = {f"aws:ResourceTag/{key}": value for key, value in (api.backend.get_tags(api.arn) if api else {}).items()}
+        yield action, f"arn:aws:apigateway:{call.region}::{path}", {**asked, **has}
         return
     action = f"{service}:{call.operation}"
     context: dict[str, str | Sequence[str]] = {}
     tags = call.parameters.get("Tags")
     if isinstance(tags, list):
         context |= {f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in tags}
+        context["aws:TagKeys"] = [tag["Key"] for tag in tags]
+    if call.service == "s3":
+        prefix = parse_qs(call.environ.get("QUERY_STRING", "")).get("prefix")
+        context |= {"s3:prefix": prefix} if prefix else {}
+    if action == "lambda:AddPermission":
+        context["lambda:Principal"] = call.parameters["Principal"]
+    if service == "application-autoscaling":
+        context["application-autoscaling:service-namespace"] = call.parameters["ServiceNamespace"]
+    if action == "s3:DeleteObjects":
+        for key in re.findall(r"<Key>(.*?)</Key>", call.body.decode(errors="replace")):
+            yield "s3:DeleteObject", f"{_resource(call)}/{html.unescape(key)}", context
+        return
     yield _ACTIONS.get(action, action), _resource(call), context
     if isinstance(tags, list) and tags and service == "sagemaker" and call.operation != "AddTags":
-        yield "sagemaker:AddTags", _resource(call), context
+        yield "sagemaker:AddTags", _resource(call), {**context, "sagemaker:TaggingAction": call.operation}
+    if service == "lambda" and call.operation == "CreateFunction" and tags:
+        yield "lambda:TagResource", _resource(call), context
     for name in _ROLES:
         role = call.parameters.get(name) or (call.parameters.get("Target") or {}).get(name, "")
         if isinstance(role, str) and role.startswith("arn:aws:iam::") and service in _PASSED_TO:
@@ -161,8 +182,7 @@ def _resource(call: Call) -> str:
         if call.operation.startswith("List"):
             return "*"
         # The thing itself first: CreateEndpoint names its configuration too.
-        wanted = sorted(_SAGEMAKER, key=lambda name: name.removesuffix("Name") not in call.operation)
-        for name in sorted(wanted, key=lambda name: not call.operation.endswith(name.removesuffix("Name"))):
+        for name in sorted(_SAGEMAKER, key=lambda name: not call.operation.endswith(name.removesuffix("Name"))):
             if isinstance(given.get(name), str):
                 return f"arn:aws:sagemaker:{region}:{ACCOUNT}:{_SAGEMAKER[name]}/{given[name].lower()}"
     if call.service == "logs" and "logGroupName" in given:
@@ -170,15 +190,19 @@ def _resource(call: Call) -> str:
         suffix = f":log-stream:{stream}" if stream else ""
         return f"arn:aws:logs:{region}:{ACCOUNT}:log-group:{given['logGroupName']}{suffix}"
     if call.service == "lambda":
-        name = call.path_parameters.get("FunctionName") or given.get("FunctionName")
-        if isinstance(name, str):
-            return name if name.startswith("arn:") else f"arn:aws:lambda:{region}:{ACCOUNT}:function:{name}"
+        function = call.path_parameters.get("FunctionName") or given.get("FunctionName")
+        if isinstance(function, str):
+            return function if function.startswith("arn:") else f"arn:aws:lambda:{region}:{ACCOUNT}:function:{function}"
         return unquote(str(call.path_parameters.get("Resource", "*")))
     if call.service == "ssm" and "Name" in given:
         return f"arn:aws:ssm:{region}:{ACCOUNT}:parameter/{given['Name'].lstrip('/')}"
     if call.service == "scheduler" and "Name" in call.path_parameters:
         group = given.get("GroupName", "default")
         return f"arn:aws:scheduler:{region}:{ACCOUNT}:schedule/{group}/{call.path_parameters['Name']}"
+    if call.service == "application-autoscaling":
+        return f"arn:aws:application-autoscaling:{region}:{ACCOUNT}:scalable-target/0"
+    if call.service == "iam" and "PolicySourceArn" in given:
+        return str(given["PolicySourceArn"])
     if call.service == "iam" and "RoleName" in given:
         return f"arn:aws:iam::{ACCOUNT}:role/{given['RoleName']}"
     return "*"
@@ -217,8 +241,8 @@ def _documents(arn: str) -> Iterator[dict[str, Any]]:
 
 def _document(policy: Any) -> dict[str, Any]:
     """Returns a policy's document, of any of the forms in which moto keeps it."""
-    if hasattr(policy, "default_version"):
-        policy = policy.default_version.document
+    if hasattr(policy, "versions"):
+        policy = next(version.document for version in policy.versions if version.is_default)
     elif isinstance(policy, dict) and "policy_document" in policy:
         policy = policy["policy_document"]
     if isinstance(policy, str):
@@ -254,11 +278,14 @@ def _applies(statement: Mapping[str, Any], action: str, resource: str, context: 
 
 
 def _holds(operator: str, wanted: Sequence[str], given: str | Sequence[str] | None) -> bool:
-    name = operator.removesuffix("IfExists")
+    every = operator.startswith("ForAllValues:")
+    name = operator.rpartition(":")[2].removesuffix("IfExists")
     if name == "Null":
         return (given is None) == (str(wanted[0]).lower() == "true")
     if given is None:
-        return operator.endswith("IfExists")
+        return every or operator.endswith("IfExists")
+    if every:
+        return all(_holds(name, wanted, value) for value in ([given] if isinstance(given, str) else given))
     values = [given] if isinstance(given, str) else list(given)
     if name in ("StringEquals", "ArnEquals", "Bool"):
         return any(value in map(str, wanted) for value in values)

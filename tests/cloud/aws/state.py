@@ -54,6 +54,7 @@ def forget(region: str) -> None:
     buckets = s3_backends[ACCOUNT]["aws"].buckets
     for name in [name for name, bucket in buckets.items() if bucket.region_name == region]:
         buckets.pop(name)
+        s3_backends.bucket_accounts.pop(name, None)
 
 
 def _regions(region: str | None) -> list[str]:

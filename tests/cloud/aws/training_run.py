@@ -55,7 +55,7 @@ class TrainingRun:
         self._container: Container | None = None
         self._tail: list[str] = []
         self._metrics: dict[str, Record] = {}
-        self._why_stopped = ""  # "Stopped" by a user, "MaxRuntimeExceeded", "Interrupted" by spot
+        self._why_stopped: str = ""  # "Stopped" by a user, "MaxRuntimeExceeded", "Interrupted" by spot
         self._abandoned = False
         self._lock = threading.Lock()
 
@@ -137,9 +137,10 @@ class TrainingRun:
                     return
                 self._start(container, read_only)
             status = self._watch(container)
-            if not self._why_stopped and status != 0:
+            why = self._why()
+            if not why and status != 0:
                 raise JobFailedError(f"AlgorithmError: {self._reason(container.ml)}, exit code: {status}")
-            if self._why_stopped != "Interrupted":
+            if why != "Interrupted":
                 self._upload(container.ml)
         finally:
             self._container = None
@@ -156,6 +157,8 @@ class TrainingRun:
             source = channel["DataSource"]["S3DataSource"]
             folder = ml / "input" / "data" / channel["ChannelName"]
             folder.mkdir()
+            self._require("s3:ListBucket", source["S3Uri"].removeprefix("s3://").partition("/")[0])
+            self._require("s3:GetObject", source["S3Uri"])
             if not self._cloud.storage.download(source["S3Uri"], folder):
                 raise JobFailedError(_no_data(source["S3Uri"], self._region, record["RoleArn"]))
             if channel.get("InputMode", mode) == "FastFile":
@@ -167,6 +170,7 @@ class TrainingRun:
             }
         if (checkpoints := self._checkpoints(ml)) is not None:
             checkpoints.mkdir(parents=True, exist_ok=True)
+            self._require("s3:PutObject", _folder(record["CheckpointConfig"]["S3Uri"]))
             self._cloud.storage.download(_folder(record["CheckpointConfig"]["S3Uri"]), checkpoints)
         instance = record["ResourceConfig"]["InstanceType"]
         for name, content in {
@@ -183,6 +187,13 @@ class TrainingRun:
             (ml / "input" / "config" / f"{name}.json").write_text(json.dumps(content))
         return read_only
 
+    def _require(self, action: str, uri: str) -> None:
+        role, resource = self._record["RoleArn"], f"arn:aws:s3:::{uri.removeprefix('s3://')}"
+        if not self._cloud.allows(role, action, resource):
+            raise JobFailedError(
+                f"ClientError: Access denied: {role} is not authorized to perform: {action} on resource: {resource}"
+            )
+
     def _start(self, container: Container, read_only: list[Path]) -> None:
         record, name = self._record, self._record["TrainingJobName"]
         algorithm = record["AlgorithmSpecification"]
@@ -195,13 +206,17 @@ class TrainingRun:
             **record.get("Environment", {}),
         }
         stream = LogStream(self._region, "/aws/sagemaker/TrainingJobs", f"{name}/algo-1-{time.time_ns() // 1_000_000}")
-        stream.write([])
+        group = f"arn:aws:logs:{self._region}:{record['TrainingJobArn'].split(':')[4]}:log-group:/aws/sagemaker"
+        logged = self._cloud.allows(record["RoleArn"], "logs:PutLogEvents", f"{group}/TrainingJobs:log-stream:{name}")
+        if logged:
+            stream.write([])
         self._tail = []
 
         def log(lines: list[str]) -> None:
             if self._abandoned:
                 return
-            stream.write(lines)
+            if logged:
+                stream.write(lines)
             self._tail = [*self._tail, *(line for line in lines if line)][-_TAIL_LINES:]
             self._measure(lines)
 
@@ -246,18 +261,23 @@ class TrainingRun:
 
     def _reason(self, ml: Path) -> str:
         told = ml / "output" / "failure"
-        return (told.read_text(errors="replace") if told.is_file() else "\n".join(self._tail))[-960:]
+        return (told.read_text(errors="replace") if told.is_file() else "\n".join(self._tail)).strip()[-960:]
 
     def _upload(self, ml: Path) -> None:
         if self._abandoned:
             return
         self._move("Uploading")
+        self._require("s3:PutObject", self._record["OutputDataConfig"]["S3OutputPath"] + "/")
         uri = f"{self._record['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{self._record['TrainingJobName']}/output"
         for folder, name in ((ml / "output" / "data", "output.tar.gz"), (ml / "model", "model.tar.gz")):
             if any(folder.iterdir()):
                 self._cloud.storage.write(f"{uri}/{name}", pack_folder(folder))
                 if name == "model.tar.gz":
                     self._record["ModelArtifacts"] = {"S3ModelArtifacts": f"{uri}/{name}"}
+
+    def _why(self) -> str:
+        with self._lock:
+            return self._why_stopped
 
     def _end(self, why: str) -> None:
         with self._lock:

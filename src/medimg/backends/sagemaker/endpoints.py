@@ -343,9 +343,12 @@ class Endpoints:
         return {version for version in found if re.fullmatch(r".+-[0-9a-f]{8}", version)}
 
     def _delete_version(self, version: str) -> None:
+        # Asked for first: where deleting is allowed by tag, what does not exist has none and would be denied.
         with suppress(NotFoundError), translated(f"deleting the endpoint configuration {version!r}"):
+            self._client.describe_endpoint_config(EndpointConfigName=version)
             self._client.delete_endpoint_config(EndpointConfigName=version)
         with suppress(NotFoundError), translated(f"deleting the model {version!r}"):
+            self._client.describe_model(ModelName=version)
             self._client.delete_model(ModelName=version)
         self._told.pop(version, None)
 

@@ -21,6 +21,7 @@ from medimg.errors import (
 
 try:
     import botocore.exceptions as raised
+    from botocore.parsers import ResponseParserError
 except ImportError as error:
     raise MissingExtraError("the SageMaker backend", "sagemaker") from error
 
@@ -72,7 +73,8 @@ def translated(what: str) -> Iterator[None]:
         raise
     except raised.ClientError as error:
         raise _of_answer(what, error) from error
-    except (raised.BotoCoreError, raised.HTTPClientError) as error:
+    except (raised.BotoCoreError, raised.HTTPClientError, ResponseParserError) as error:
+        # An answer that cannot be parsed is not AWS's: a proxy stands in between.
         raise _of_sender(what, error) from error
 
 

@@ -223,8 +223,8 @@ _SERVE = (
     ),
     Grant(
         "ReadEndpoints", ("deploy", "endpoint", "endpoints", "cleanup"),
-        ("sagemaker:DescribeEndpoint", "sagemaker:DescribeModel"),
-        _sagemaker("endpoint", "model"), "status and settings of endpoints",
+        ("sagemaker:DescribeEndpoint", "sagemaker:DescribeEndpointConfig", "sagemaker:DescribeModel"),
+        _sagemaker("endpoint", "endpoint-config", "model"), "status and settings of endpoints",
     ),
     Grant(
         "ChangeEndpoints", ("endpoint.update", "endpoint.delete", "cleanup"),

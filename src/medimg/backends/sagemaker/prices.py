@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 from medimg.backends.cost import ASSUMED_MEMORY_MB
 from medimg.backends.rates import Rate, Unit, check_prices, given_rate
 from medimg.backends.sagemaker.account import Account

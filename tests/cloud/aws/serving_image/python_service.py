@@ -93,7 +93,7 @@ class Ping:
         response.status = falcon.HTTP_200
 
 
-class Service(BaseApplication):
+class Service(BaseApplication):  # type: ignore[misc]
     """The gunicorn server."""
 
     def load_config(self) -> None:
@@ -109,7 +109,7 @@ class Service(BaseApplication):
         for name, value in options.items():
             self.cfg.set(name, value)
 
-    def load(self) -> falcon.App:
+    def load(self) -> Any:
         """Returns the application, made before the workers are."""
         return APP
 
