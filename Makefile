@@ -16,8 +16,11 @@ help:
 demo: $(VENV)/.core
 	$(BIN)/medimg demo --folder build/demo
 
+# Most tests wait for processes of their own, so one more worker than two cores; a module or class stays together.
+WORKERS ?= 3
+
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

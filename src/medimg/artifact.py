@@ -303,9 +303,13 @@ class ModelFolder:
         sealed = json.loads((self.path / "digest.json").read_text())["files"]
         return ["digest.json", *_served(sealed, self.record, runtime)]
 
+    @property
+    def headline(self) -> dict[str, float | None]:
+        """The figures on test, else on validation, by name; empty where it was evaluated on neither."""
+        return dict(self.record.metrics.get("test") or self.record.metrics.get("val") or {})
+
     def __repr__(self) -> str:
-        figures = self.record.metrics.get("test") or self.record.metrics.get("val") or {}
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in self.headline.items() if value is not None)
         return f"ModelFolder({self.record.config.model}, {', '.join(self.record.classes)}; {shown}; {self.digest[:12]})"
 
 

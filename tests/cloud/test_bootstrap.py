@@ -15,7 +15,8 @@ from medimg.backends.sagemaker import bootstrap as setting_up
 from medimg.backends.sagemaker.account import Account
 from medimg.backends.sagemaker.backend import SageMakerBackend
 from medimg.backends.sagemaker.bootstrap import bootstrap, status, teardown
-from medimg.backends.sagemaker.template import BLOCKED, template
+from medimg.backends.sagemaker.storage import BLOCKED
+from medimg.backends.sagemaker.template import template
 from medimg.cli import app
 from medimg.errors import AccessError, BackendError, ConfigError
 from medimg.progress import silent
@@ -116,6 +117,14 @@ def test_bootstrap_twice_is_an_update_that_changes_nothing(aws_account: Emulator
     assert aws_account.state() == before
     assert not aws_account.calls(operation="CreateStack")
     assert len(aws_account.calls(operation="UpdateStack")) == 1
+
+
+def test_a_bucket_is_kept_except_where_its_stack_was_never_made() -> None:
+    """Else the next bootstrap would meet the half-made bucket of the first."""
+    resources = template()["Resources"]
+    kept = {name: each["DeletionPolicy"] for name, each in resources.items() if "DeletionPolicy" in each}
+    assert kept == dict.fromkeys(("Bucket", "BucketPolicy"), "RetainExceptOnCreate")
+    assert all(resources[name]["UpdateReplacePolicy"] == "Retain" for name in kept)
 
 
 def test_a_second_region_gets_a_bucket_and_uses_the_roles_of_the_first(aws_account: Emulator) -> None:
@@ -250,6 +259,62 @@ def test_teardown_is_refused_while_a_job_runs(aws_account: Emulator) -> None:
         assert status(backend.account).is_complete
     finally:
         backend.job(id).delete()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_teardown_is_refused_while_a_schedule_needs_its_role(aws_account: Emulator, elsewhere: bool) -> None:
+    """What it is to delete would go on and cost money; also where another region only has a bucket left."""
+    made = bootstrap(Account(region=_HOME))
+    region = _HOME
+    if elsewhere:
+        region = _SECOND
+        name = f"medimg-{made.account}-{_SECOND}"
+        s3 = aws_account.client("s3", _SECOND)
+        s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": _SECOND})
+    scheduler = aws_account.client("scheduler", region)
+    target = {"Arn": "arn:aws:scheduler:::aws-sdk:sagemaker:deleteEndpoint", "RoleArn": made.roles["medimg-scheduler"]}
+    scheduler.create_schedule(
+        Name="medimg-chest-0", ScheduleExpression="at(2099-01-01T00:00:00)", FlexibleTimeWindow={"Mode": "OFF"},
+        Target={**target, "Input": "{}"},
+    )  # fmt: skip
+    command = f"aws scheduler delete-schedule --region {region} --name medimg-chest-0"
+    try:
+        with pytest.raises(BackendError, match=f"schedule medimg-chest-0 in {region}.*{command}"):
+            teardown(SageMakerBackend(region=_HOME))
+        assert aws_account.state()["roles"] == _ROLES
+    finally:
+        scheduler.delete_schedule(Name="medimg-chest-0")
+    teardown(SageMakerBackend(region=_HOME))
+    assert not {"roles", "policies", "stacks"} & set(aws_account.state())
+
+
+def test_teardown_is_refused_while_another_project_serves(aws_account: Emulator) -> None:
+    """Its endpoint has another prefix, and uses the same role; one that is not ours is nobody's concern."""
+    made = bootstrap(Account(region=_HOME))
+    aws_account.client("s3").put_object(Bucket=made.bucket, Key="model.tar.gz", Body=b"not one")
+    sagemaker = aws_account.client("sagemaker", _HOME)
+    variant = {"VariantName": "a", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    for name, tags in (("another", [{"Key": "medimg", "Value": "skin"}]), ("theirs", [])):
+        container = {
+            "Image": f"763104351884.dkr.ecr.{_HOME}.amazonaws.com/tensorflow-inference:2.20-cpu",
+            "ModelDataUrl": f"s3://{made.bucket}/model.tar.gz",
+        }
+        sagemaker.create_model(
+            ModelName=name, PrimaryContainer=container, ExecutionRoleArn=made.roles["medimg-execution"], Tags=tags
+        )
+        sagemaker.create_endpoint_config(
+            EndpointConfigName=name, ProductionVariants=[{**variant, "ModelName": name}], Tags=tags
+        )
+        sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=tags)
+    try:
+        with pytest.raises(
+            BackendError, match=f"still endpoint another in {_HOME}: .*--endpoint-name another"
+        ) as raised:
+            teardown(SageMakerBackend(region=_HOME), delete_data=True)
+        assert "theirs" not in str(raised.value)
+        assert status(Account(region=_HOME)).is_complete
+    finally:
+        aws_account.reset_region(_HOME)
 
 
 def _start_job(aws: Emulator, made: Any, id: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 from typer.testing import CliRunner
+from urllib3 import HTTPResponse
 
 import medimg
 from medimg.backends.doctor import Check, Checks, local_checks
@@ -81,6 +84,19 @@ def _look(resources: Resources | None = None, image: str | None = None, **option
     return checks(Account(**{"region": _REGION, **options}), resources or Resources(), image)
 
 
+def _look_refused(service: str, operation: str) -> list[Check]:
+    """Returns the checks of somebody who is denied an operation, whoever asks for it and however often."""
+
+    def refuse(request: Any, **_: Any) -> AWSResponse:
+        said = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>"
+        content = b"" if request.method == "HEAD" else said
+        return AWSResponse(request.url, 403, {}, HTTPResponse(io.BytesIO(content), status=403, preload_content=False))
+
+    account = Account(region=_REGION)
+    account.client(service).meta.events.register(f"before-send.{service}.{operation}", refuse)
+    return checks(account, Resources())
+
+
 def _failed(found: list[Check]) -> dict[str, Check]:
     return {check.name: check for check in found if check.ok is False}
 
@@ -131,6 +147,14 @@ def test_without_a_region_only_that_is_red(ready: Emulator, monkeypatch: pytest.
     assert [(check.name, check.ok, check.fix) for check in examine()] == [
         ("region", False, "export AWS_DEFAULT_REGION=eu-central-1")
     ]
+
+
+def test_a_misspelt_region_is_red_with_the_right_one(ready: Emulator) -> None:
+    """And an option that AWS would refuse is not called a wrong region."""
+    (check,) = examine(region="eu-centrall-1")
+    assert (check.name, check.ok, check.fix) == ("region", False, "export AWS_DEFAULT_REGION=eu-central-1")
+    (check,) = examine(region=_REGION, prefix="Not/This/")
+    assert (check.name, check.ok) == ("options", False)
 
 
 def test_without_such_a_profile_only_that_is_red(ready: Emulator) -> None:
@@ -208,8 +232,7 @@ def test_who_may_not_pass_the_role_is_told_so(ready: Emulator) -> None:
 
 def test_who_may_not_ask_for_permissions_is_not_called_wrong(ready: Emulator) -> None:
     """Not known is not red."""
-    ready.faults(fail=[("SimulatePrincipalPolicy", number, "AccessDenied") for number in range(1, 100)])
-    found = _look()
+    found = _look_refused("iam", "SimulatePrincipalPolicy")
     assert not _failed(found)
     for name in ("what that role may do", "what you may do", "passing the role"):
         assert _named(found, name).ok is None
@@ -226,8 +249,7 @@ def test_a_missing_bucket_is_red(ready: Emulator) -> None:
 
 def test_anothers_bucket_is_red(ready: Emulator) -> None:
     """With the option that takes another name."""
-    ready.faults(fail=[("HeadBucket", number, "AccessDenied") for number in range(1, 5)])
-    found = _look()
+    found = _look_refused("s3", "HeadBucket")
     assert list(_failed(found)) == ["bucket"]
     assert "another account's" in _named(found, "bucket").found
     assert "--bucket ANOTHER-NAME" in _named(found, "bucket").fix

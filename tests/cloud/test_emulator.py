@@ -382,6 +382,17 @@ def test_capacity_and_quota_are_told_in_aws_s_words(region: Region) -> None:
     assert found["ml.m5.xlarge for training job usage"] == 0
 
 
+def test_a_key_for_disks_that_encrypt_by_themselves_is_refused(region: Region) -> None:
+    """Those inside the machine; the volumes of other machines take it."""
+    key = f"arn:aws:kms:{region.name}:123456789012:key/0"
+    resources = {"InstanceCount": 1, "VolumeSizeInGB": 5, "VolumeKmsKeyId": key}
+    for instance in ("ml.g4dn.xlarge", "ml.g5.2xlarge", "ml.r5d.large", "ml.p4d.24xlarge", "ml.trn1.2xlarge"):
+        with pytest.raises(ClientError, match="KMS key is not supported for NVMe instance storage"):
+            region.start("job-kms", "true", ResourceConfig={**resources, "InstanceType": instance})
+    job = region.run("job-kms", "true", ResourceConfig={**resources, "InstanceType": "ml.c6i.xlarge"})
+    assert job["TrainingJobStatus"] == "Completed"
+
+
 def test_faults_hit_the_calls_they_name_and_the_journal_says_so(region: Region) -> None:
     """The nth call of an operation; a share of all, some of them performed; none at all."""
     aws = region.aws
@@ -537,6 +548,23 @@ def test_a_function_starts_cold_stays_warm_and_sees_only_its_zip(region: Region,
     )
 
 
+def test_a_function_s_tags_are_told_to_those_who_may_list_them(region: Region, function: str) -> None:
+    """GetFunction leaves them out silently."""
+    aws, iam = region.aws, region.aws.client("iam")
+    aws.client("lambda", region.name).tag_resource(Resource=function, Tags={"medimg": "x"})
+    iam.create_user(UserName="reader")
+    key = iam.create_access_key(UserName="reader")["AccessKey"]
+    import boto3
+
+    session = boto3.Session(key["AccessKeyId"], key["SecretAccessKey"], region_name=region.name)
+    client = session.client("lambda", endpoint_url=aws.url)
+    aws.enforce_iam()
+    for actions, there in ((["lambda:GetFunction"], False), (["lambda:GetFunction", "lambda:ListTags"], True)):
+        policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": function}]}
+        iam.put_user_policy(UserName="reader", PolicyName="p", PolicyDocument=json.dumps(policy))
+        assert ("medimg" in client.get_function(FunctionName=function).get("Tags", {})) is there
+
+
 def test_what_a_function_may_not_have_is_refused(region: Region) -> None:
     """A zip that unpacks to too much, files that only their owner may read, variables over 4 KB."""
     client = region.aws.client("lambda", region.name)
@@ -621,6 +649,41 @@ def test_a_schedule_does_its_call_when_the_clock_comes_to_it(region: Region) -> 
     assert region.aws.state(region.name)["ssm_parameters"] == ["/medimg/key"]
     region.aws.advance(3700)
     assert not {"ssm_parameters", "schedules"} & set(region.aws.state(region.name))
+    region.aws.reset_clock()
+
+
+def test_a_schedule_whose_call_is_refused_does_not_try_again(region: Region) -> None:
+    """What is wrong stays wrong: unlike a call that AWS had no time for. A setting takes the other view."""
+    aws, scheduler = region.aws, region.aws.client("scheduler", region.name)
+    target = {
+        "Arn": "arn:aws:scheduler:::aws-sdk:ssm:deleteParameter",
+        "Input": json.dumps({"Name": "/medimg/nothing"}),
+        "RoleArn": aws.role("of-the-scheduler", "scheduler.amazonaws.com"),
+        "RetryPolicy": {"MaximumRetryAttempts": 20},
+    }
+
+    def tries() -> int:
+        return len(aws.calls("ssm", "DeleteParameter"))
+
+    try:
+        for again in (False, True):
+            aws.settings(retry_refused_schedules=again)
+            due = datetime.now(UTC) + timedelta(hours=2)
+            aws.mark()
+            scheduler.create_schedule(
+                Name=f"end-{again}", ScheduleExpression=f"at({due:%Y-%m-%dT%H:%M:%S})", Target=target,
+                FlexibleTimeWindow={"Mode": "OFF"}, ActionAfterCompletion="DELETE",
+            )  # fmt: skip
+            aws.advance(7300)
+            if again:
+                until(tries, lambda number: number == 2)
+                assert aws.state(region.name)["schedules"] == ["end-True"]
+            else:
+                assert (tries(), "schedules" in aws.state(region.name)) == (1, False)
+            aws.reset_clock()
+    finally:
+        aws.settings(retry_refused_schedules=False)
+        scheduler.delete_schedule(Name="end-True")
 
 
 def test_prices_come_in_the_price_list_s_form(aws: Emulator) -> None:
@@ -737,6 +800,11 @@ def test_an_endpoint_serves_is_updated_without_a_gap_and_is_deleted(region: Regi
         return json.loads(answer["Body"].read())
 
     client.create_endpoint(EndpointName="endpoint", EndpointConfigName="good")
+    pending = client.describe_endpoint(EndpointName="endpoint")["PendingDeploymentSummary"]
+    assert pending["EndpointConfigName"] == "good"
+    assert [variant["VariantName"] for variant in pending["ProductionVariants"]] == ["AllTraffic"]
+    with pytest.raises(ClientError, match="Cannot update in-progress endpoint"):
+        client.update_endpoint(EndpointName="endpoint", EndpointConfigName="good")
     with pytest.raises(ClientError, match="not found"):
         invoke()
     with pytest.raises(ClientError, match="Cannot create already existing endpoint"):
@@ -744,6 +812,9 @@ def test_an_endpoint_serves_is_updated_without_a_gap_and_is_deleted(region: Regi
     with pytest.raises(ClientError, match="in-progress"):
         client.delete_endpoint(EndpointName="endpoint")
     assert settled()["EndpointStatus"] == "InService", settled()
+    assert "PendingDeploymentSummary" not in settled()
+    with pytest.raises(ClientError, match=r"\(ValidationError\).* exceeded 6291456 bytes"):
+        invoke(bytes(6 * 1024 * 1024 + 1))
     assert invoke() == {"predictions": [[3.0]], "bundled": 5, "medimg": False}
     with pytest.raises(ClientError) as refused:
         invoke(b"\x89PNG\xff", "image/png")
@@ -755,12 +826,29 @@ def test_an_endpoint_serves_is_updated_without_a_gap_and_is_deleted(region: Regi
     with pytest.raises(ClientError, match="No scalable resource found"):
         scaling.register_scalable_target(ResourceId="endpoint/another/variant/AllTraffic", **target)
     client.update_endpoint(EndpointName="endpoint", EndpointConfigName="bad")
+    told = client.describe_endpoint(EndpointName="endpoint")
+    assert (told["EndpointConfigName"], told["PendingDeploymentSummary"]["EndpointConfigName"]) == ("good", "bad")
+    with pytest.raises(ClientError, match="Cannot update in-progress endpoint"):
+        client.update_endpoint(EndpointName="endpoint", EndpointConfigName="good")
     while client.describe_endpoint(EndpointName="endpoint")["EndpointStatus"] == "Updating":
         assert invoke()["bundled"] == 5
     told = settled()
     assert (told["EndpointStatus"], told["EndpointConfigName"]) == ("InService", "good")
     assert "did not pass the ping health check" in told["FailureReason"]
     assert "RuntimeError: golden inputs differ" in region.lines("", "/aws/sagemaker/Endpoints/endpoint")
+    serverless = {"VariantName": "AllTraffic", "ModelName": "good",
+                  "ServerlessConfig": {"MemorySizeInMB": 1024, "MaxConcurrency": 1}}  # fmt: skip
+    client.create_endpoint_config(EndpointConfigName="small", ProductionVariants=[serverless])
+    client.update_endpoint(EndpointName="endpoint", EndpointConfigName="small")
+    client.delete_endpoint_config(EndpointConfigName="small")
+    told = settled()
+    assert (told["EndpointStatus"], told["EndpointConfigName"]) == ("InService", "good"), "what it needs was deleted"
+    assert "Could not find" in told["FailureReason"]
+    client.create_endpoint_config(EndpointConfigName="small", ProductionVariants=[serverless])
+    client.update_endpoint(EndpointName="endpoint", EndpointConfigName="small")
+    assert settled()["EndpointConfigName"] == "small"
+    with pytest.raises(ClientError, match=r"\(ValidationError\).* exceeded 4194304 bytes"):
+        invoke(bytes(4 * 1024 * 1024 + 1))
     client.delete_endpoint(EndpointName="endpoint")
     until(lambda: "endpoints" in region.aws.state(region.name), lambda there: not there)
     with pytest.raises(ClientError, match="Could not find endpoint"):

@@ -122,6 +122,22 @@ def test_policies_are_within_the_limits_of_iam(bucket: str | None) -> None:
         assert len(json.dumps(role_policy(role, scope), separators=(",", ":"))) <= 10_240
 
 
+def test_who_reads_a_function_may_read_its_tags() -> None:
+    """GetFunction leaves them out where lambda:ListTags is not allowed, without an error; by them ours are known."""
+    for grants in _ALL.values():
+        for grant in grants:
+            assert ("lambda:GetFunction" in grant.actions) <= ("lambda:ListTags" in grant.actions)
+
+
+def test_who_deletes_an_endpoint_may_end_its_scaling() -> None:
+    """The person, and the schedule that does it when the time is up; else scaling and alarms outlive the endpoint."""
+    wanted = {"application-autoscaling:DeregisterScalableTarget", "cloudwatch:DeleteAlarms"}
+    ending = [each for each in _ALL.values() if any("sagemaker:DeleteEndpoint" in grant.actions for grant in each)]
+    assert len(ending) == 2
+    for grants in ending:
+        assert wanted <= {action for grant in grants for action in grant.actions}
+
+
 def test_every_action_exists() -> None:
     """A misspelt action is allowed by IAM and grants nothing."""
     session = botocore.session.get_session()
@@ -463,6 +479,7 @@ _NEVER_SEEN = {
     "s3:AbortMultipartUpload": "only where a large upload fails",
     "sagemaker:AddTags": "asked for by AWS where something is made with tags",
     "lambda:TagResource": "likewise",
+    "lambda:ListTags": "asked for by AWS where GetFunction tells the tags",
     "apigateway:TagResource": "likewise",
     "iam:PassRole": "asked for by AWS where something is given a role",
     "iam:CreateServiceLinkedRole": "asked for by AWS when the first endpoint of an account scales",

@@ -199,6 +199,14 @@ def content(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def fetch(storage: Storage, prefix: str, target: Path) -> None:
+    """Writes every object of a folder into a folder."""
+    for key in storage.list(prefix):
+        path = target / key.removeprefix(prefix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(storage.get(key))
+
+
 # -- the pack ---------------------------------------------------------------------------------------------------------
 
 
@@ -206,7 +214,7 @@ def test_a_pack_arrives_in_the_bucket_and_becomes_the_same_pack(storage: Storage
     """Byte for byte; its address names its content."""
     uri = storage.upload_pack(pack.path, pack.manifest)
     assert uri == f"s3://{storage.bucket}/team/medimg/packs/{pack.path.name}/"
-    storage.download_prefix(f"packs/{pack.path.name}/", tmp_path / "there")
+    fetch(storage, f"packs/{pack.path.name}/", tmp_path / "there")
     expand(tmp_path / "there", tmp_path / "arrived", pack.manifest)
     assert content(tmp_path / "arrived") == content(pack.path)
 
@@ -234,19 +242,26 @@ def test_other_names_of_the_same_images_send_only_their_manifest(
 
 
 def test_an_upload_that_was_ended_goes_on_where_it_was(
-    aws: Any, storage: Storage, s3: Any, proxy: Proxy, pack: Pack
+    aws: Any, storage: Storage, s3: Any, proxy: Proxy, pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Objects that arrived are not sent again; until the last has arrived the pack's description is not there."""
+    monkeypatch.setattr(transfer, "AT_ONCE", 2)  # of many at once none might be whole
     proxy.most = 12_000  # of 20 kB: a shard is 2.3 kB and 1 kB of headers
     with pytest.raises(UnreachableError, match="uploading the pack: AWS did not answer"):
         through(proxy, aws, storage.bucket, attempts=1).upload_pack(pack.path, pack.manifest)
     folder = f"packs/{pack.path.name}/"
-    there = storage.list(folder)
-    assert 0 < len(there) < 7
-    assert f"{folder}pack.json" not in there
+    # As the second upload finds it: the server may still be at work on an object whose line has broken.
+    there: set[str] = set()
+    s3.meta.events.register(
+        "after-call.s3.ListObjectsV2",
+        lambda parsed, **_: there.update(each["Key"].rpartition("/")[2] for each in parsed.get("Contents", ())),
+    )
     sent = Sent(s3)
     storage.upload_pack(pack.path, pack.manifest)
-    assert sorted(sent.names) == sorted(key.removeprefix(folder) for key in storage.list(folder) if key not in there)
+    found = set(there)
+    assert 0 < len(found) < 7
+    assert "pack.json" not in found
+    assert sorted(sent.names) == sorted({key.removeprefix(folder) for key in storage.list(folder)} - found)
     assert sent.names[-1] == "pack.json"
 
 
@@ -329,15 +344,20 @@ def test_a_file_is_sent_again_only_when_it_has_changed(storage: Storage, s3: Any
 
 def test_a_folder_arrives_with_its_folders(storage: Storage, s3: Any, tmp_path: Path) -> None:
     """A file that changed is the only one that is sent again."""
+
+    def files() -> dict[str, Path]:
+        found = (tmp_path / "model").rglob("*")
+        return {f"inputs/m/{path.relative_to(tmp_path).as_posix()}": path for path in found if path.is_file()}
+
     for name in ("a.json", "deep/b.bin", "deep/é ü.bin", "deep/er/empty"):
         (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "model" / name).write_bytes(name.encode() if "empty" not in name else b"")
-    assert storage.upload_folder(tmp_path / "model", "inputs/m/model") == storage.uri("inputs/m/model/")
-    storage.download_prefix("inputs/m/model/", tmp_path / "back")
+    storage.upload_files(files())
+    fetch(storage, "inputs/m/model/", tmp_path / "back")
     assert content(tmp_path / "back") == content(tmp_path / "model")
     sent = Sent(s3)
     (tmp_path / "model/deep/b.bin").write_bytes(b"other")
-    storage.upload_folder(tmp_path / "model", "inputs/m/model")
+    storage.upload_files(files())
     assert sent.names == ["b.bin"]
 
 
@@ -364,7 +384,7 @@ def test_everything_that_is_written_is_encrypted_with_the_given_key(
     storage = Storage(s3, bucket, "medimg", kms_key=KEY, owner=OWNER)
     storage.ensure_bucket(True)
     (tmp_path / "large").write_bytes(bytes(7 << 20))
-    storage.put_json("jobs/x/spec.json", {"a": 1})
+    storage.put("jobs/x/spec.json", b"{}")
     storage.upload_file(tmp_path / "large", "inputs/large")
     storage.upload_pack(pack.path, pack.manifest)
     assert len(storage.list()) == 9
@@ -378,18 +398,15 @@ def test_everything_that_is_written_is_encrypted_with_the_given_key(
 # -- small things -----------------------------------------------------------------------------------------------------
 
 
-def test_json_comes_back_as_it_was_written(storage: Storage) -> None:
-    """A missing object and a damaged one are told apart."""
-    value = {"classes": ["NORMAL", "Lungenentzündung"], "n": 3, "none": None}
-    assert storage.put_json("jobs/x/spec.json", value) == storage.uri("jobs/x/spec.json")
-    assert storage.get_json("jobs/x/spec.json") == value
+def test_an_object_comes_back_as_it_was_written(storage: Storage) -> None:
+    """One that begins with another's name is another."""
+    value = json.dumps({"classes": ["NORMAL", "Lungenentzündung"], "n": 3, "none": None}, ensure_ascii=False).encode()
+    assert storage.put("jobs/x/spec.json", value) == storage.uri("jobs/x/spec.json")
+    assert storage.get("jobs/x/spec.json") == value
     assert storage.exists("jobs/x/spec.json")
     assert not storage.exists("jobs/x/spec")
     with pytest.raises(NotFoundError, match="jobs/y/spec"):
-        storage.get_json("jobs/y/spec.json")
-    storage.put("jobs/x/spec.json", b"{")
-    with pytest.raises(BackendError, match="is damaged"):
-        storage.get_json("jobs/x/spec.json")
+        storage.get("jobs/y/spec.json")
 
 
 def test_deleting_a_folder_leaves_its_neighbours(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,17 +436,6 @@ def test_objects_that_could_not_be_deleted_are_told(storage: Storage, s3: Any) -
 
 
 # -- downloading ------------------------------------------------------------------------------------------------------
-
-
-def test_a_key_that_leads_out_of_the_folder_is_refused(storage: Storage, tmp_path: Path) -> None:
-    """Others may write into a bucket."""
-    storage.put("jobs/a/fine", b"1")
-    storage.put("jobs/a/x/../../../escaped", b"2")
-    with pytest.raises(BackendError, match="leads out of its folder"):
-        storage.download_prefix("jobs/a/", tmp_path / "target")
-    assert not (tmp_path / "target").exists()
-    with pytest.raises(NotFoundError, match="there is nothing at"):
-        storage.download_prefix("jobs/b/", tmp_path / "target")
 
 
 def archive(content: Mapping[str, bytes]) -> bytes:
@@ -533,7 +539,7 @@ def test_a_bucket_that_could_be_made_public_is_refused_with_the_command(storage:
         if change is None:
             s3.delete_public_access_block(Bucket=storage.bucket)
         else:
-            switches = {name: name != change for name in storages._BLOCKED}
+            switches = {name: name != change for name in storages.BLOCKED}
             s3.put_public_access_block(Bucket=storage.bucket, PublicAccessBlockConfiguration=switches)
         with pytest.raises(ConfigError, match=rf"aws s3api put-public-access-block --bucket {storage.bucket} "):
             storage.ensure_bucket(True)

@@ -343,6 +343,28 @@ class ReadyAtOnce(Honest):
         return replace(found, status="ready") if found.status == "starting" else found
 
 
+class UpdateWithGap(Honest):
+    """Takes the old model away before the new one can answer."""
+
+    def _update(self, name: str, folder: Path, details: Mapping[str, Any]) -> None:
+        self._delete("endpoint", name)
+        self._deploy(name, folder, ServeConfig.model_validate(details["config"]), details)
+
+
+class UpdateThatForgets(Honest):
+    """Says that the new model is served, and serves the old one."""
+
+    def _update(self, name: str, folder: Path, details: Mapping[str, Any]) -> None:
+        self._claimed = (name, details["digest"])
+
+    def _describe(self, kind: Kind, id: str) -> Resource:
+        found = super()._describe(kind, id)
+        name, digest = getattr(self, "_claimed", ("", ""))
+        return (
+            replace(found, details={**found.details, "digest": digest}) if (kind, id) == ("endpoint", name) else found
+        )
+
+
 class SharedModelFiles(Honest):
     """An endpoint reads the registry's files, which are deleted with the version."""
 
@@ -374,6 +396,10 @@ class TellsNames(Honest):
 
 BUGS: dict[str, tuple[type[FolderBackend], tuple[str, ...]]] = {
     "a delete that does nothing": (NoOpDelete, ("test_cleanup_leaves_nothing",)),
+    "an update with a gap": (UpdateWithGap, ("test_an_endpoint_is_given_another_model_without_a_gap",)),
+    "an update that serves the old model": (
+        UpdateThatForgets, ("test_an_endpoint_is_given_another_model_without_a_gap",),
+    ),
     "versions that repeat": (RepeatedVersions, ("test_every_registration_is_a_higher_version",)),
     "a deleted version's number given again": (
         ReusedVersions, ("test_a_deleted_version_is_gone_and_the_others_stay",),

@@ -1,10 +1,11 @@
-"""Job handles over a backend that is only a log and a status."""
+"""Handles over a backend that is only a log, a status and a list of what there is."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -12,10 +13,10 @@ import pytest
 
 from medimg.artifact import ModelFolder
 from medimg.backends.base import Backend
-from medimg.backends.handles import Job
-from medimg.backends.resource import Kind, Resource
+from medimg.backends.handles import Endpoint, Job
+from medimg.backends.resource import Kind, Resource, Status
 from medimg.config import JobSpec, ServeConfig
-from medimg.errors import UnreachableError
+from medimg.errors import AccessError, BackendError, ConfigError, EndpointError, MedimgError, UnreachableError
 from medimg.progress import Report
 
 
@@ -112,3 +113,164 @@ def test_a_model_is_verified_once_by_a_handle(monkeypatch: pytest.MonkeyPatch) -
 def test_an_adapter_without_a_constructor_has_no_options() -> None:
     """`*args` and `**kwargs` are no keywords that can be passed."""
     assert Scripted.options() == ()
+
+
+# -- endpoints --------------------------------------------------------------------------------------------------------
+
+
+class Serving(Scripted):
+    """Has endpoints whose states follow a script: status and digest, the last of them for ever."""
+
+    name: ClassVar[str] = "serving"
+    endpoint_poll_seconds: ClassVar[float] = 0.0
+
+    def __init__(self, *states: tuple[Status, str]) -> None:
+        self.states = list(states)
+        self.settling: MedimgError | None = None
+        self.log: MedimgError | None = None
+        self.deleting: MedimgError | None = None
+        self.interrupted = False
+        self.deleted: list[str] = []
+        self.updates: list[str] = []
+
+    def _describe(self, kind: Kind, id: str) -> Resource:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        status, digest = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        return Resource(kind, id, status, 100.0, {"digest": digest, "config": {}, "url": "", "reason": "out of luck"})
+
+    def _deploy(self, name: str, folder: Path, config: ServeConfig, details: Mapping[str, Any]) -> None:
+        """Starts it: see the script."""
+
+    def _update(self, name: str, folder: Path, details: Mapping[str, Any]) -> None:
+        self.updates.append(details["digest"])
+        self.states = [("updating", self.states[-1][1]), ("ready", details["digest"])]
+
+    def _settle(self, name: str) -> None:
+        if self.settling is not None:
+            raise self.settling
+
+    def _log(self, kind: Kind, id: str, after: int) -> tuple[list[str], int]:
+        if self.log is not None:
+            raise self.log
+        return ["golden inputs differ"], 1
+
+    def _delete(self, kind: Kind, id: str) -> None:
+        if self.deleting is not None:
+            raise self.deleting
+        self.deleted.append(id)
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A path whose model has the digest "new"."""
+    monkeypatch.setattr(ModelFolder, "load", lambda path, **_: SimpleNamespace(path=path, digest="new"))
+    return "model"
+
+
+@pytest.mark.parametrize("error", [AccessError("no"), BackendError("no"), ConfigError("no"), EndpointError("no")])
+def test_a_new_endpoint_that_cannot_be_finished_is_deleted(model: str, error: MedimgError) -> None:
+    """Its caller takes it for failed: it must not go on costing money."""
+    backend = Serving(("starting", "new"), ("ready", "new"))
+    backend.settling = error
+    with pytest.raises(type(error)) as caught:
+        backend.deploy(model, name="chest")
+    assert caught.value is error
+    assert backend.deleted == ["chest"]
+
+
+def test_where_it_cannot_be_deleted_either_the_error_says_so(model: str) -> None:
+    """The first error is the one that is raised."""
+    backend = Serving(("ready", "new"))
+    backend.settling, backend.deleting = AccessError("may not scale"), AccessError("may not delete")
+    with pytest.raises(AccessError, match="may not scale") as caught:
+        backend.deploy(model, name="chest")
+    (note,) = caught.value.__notes__
+    assert "may not delete" in note and "backend.endpoint('chest').delete()" in note
+
+
+def test_an_endpoint_that_was_there_outlives_a_failure_to_finish_it() -> None:
+    """Waiting for it is not deploying it."""
+    backend = Serving(("ready", "new"))
+    backend.settling = AccessError("may not scale")
+    with pytest.raises(AccessError):
+        Endpoint(backend, "chest").wait()
+    assert backend.deleted == []
+
+
+@pytest.mark.parametrize(
+    ("log", "told"), [(None, "golden inputs differ"), (AccessError("no logs"), "Its log cannot be read: no logs")]
+)
+def test_a_failed_endpoint_stays_with_its_log(model: str, log: MedimgError | None, told: str) -> None:
+    """Its log is what one wants to read; not being allowed to hides neither the failure nor its reason."""
+    backend = Serving(("starting", "new"), ("failed", "new"))
+    backend.log = log
+    with pytest.raises(EndpointError, match="failed: out of luck") as caught:
+        backend.deploy(model, name="chest")
+    assert told in str(caught.value)
+    assert backend.deleted == []
+
+
+def test_who_stops_waiting_is_told_that_the_endpoint_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """And how to end it: after too long as well as by the keyboard."""
+    backend = Serving(("starting", "new"))
+    with pytest.raises(TimeoutError, match=r"is billed .* delete it with backend\.endpoint\('chest'\)\.delete\(\)"):
+        Endpoint(backend, "chest").wait(timeout=0.0)
+    backend.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        Endpoint(backend, "chest").wait()
+    told = " ".join(capsys.readouterr().err.split())
+    assert "is billed" in told and "backend.endpoint('chest').delete()" in told
+    assert backend.deleted == []
+
+
+def test_an_update_waits_for_the_one_that_is_under_way(model: str) -> None:
+    """What it leads to decides whether there is anything to do: before, the old model is told as the one served."""
+    backend = Serving(("updating", "old"), ("updating", "old"), ("ready", "new"))
+    Endpoint(backend, "chest").update(model)
+    assert backend.updates == []
+    backend = Serving(("updating", "new"), ("ready", "another"))
+    Endpoint(backend, "chest").update(model)
+    assert backend.updates == ["new"]
+
+
+# -- cleanup ----------------------------------------------------------------------------------------------------------
+
+
+class Full(Serving):
+    """Has two endpoints, which are deleted at once or not at all, and three jobs, of which one cannot be deleted."""
+
+    name: ClassVar[str] = "full"
+
+    def __init__(self) -> None:
+        super().__init__(("ready", "new"))
+        self.both = Barrier(2)
+        self.tidied = False
+
+    def _list(self, kind: Kind) -> list[Resource]:
+        if kind == "model":
+            raise UnreachableError("the registry does not answer")
+        names = {"endpoint": ("a", "b"), "job": ("c", "d", "e")}[kind]
+        return [Resource(kind, name, "ready", float(number)) for number, name in enumerate(names)]
+
+    def _delete(self, kind: Kind, id: str) -> None:
+        if kind == "endpoint":
+            self.both.wait(timeout=10)
+        if id == "d":
+            raise AccessError("may not do sagemaker:DeleteTrainingJob")
+
+    def _tidy(self, kinds: object) -> None:
+        self.tidied = True
+
+
+def test_what_cannot_be_deleted_does_not_keep_the_rest() -> None:
+    """One error at the end names what is left and why."""
+    backend = Full()
+    with pytest.raises(BackendError) as caught:
+        backend.cleanup()
+    told = str(caught.value)
+    assert "4 deleted, but not all" in told
+    assert "job d: may not do sagemaker:DeleteTrainingJob" in told
+    assert "the list of models: the registry does not answer" in told
+    assert backend.tidied
+    assert [resource.id for resource in Full().cleanup(kinds=["endpoint"])] == ["a", "b"]

@@ -6,6 +6,7 @@ import base64
 import importlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -288,11 +289,14 @@ class Runtime:
 
 
 @pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch, trained: ModelFolder) -> Iterator[Runtime]:
-    """The service, and the relay's environment."""
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
+    """The service, and the relay's environment: what a deployment sets and nothing else of ours."""
     runtime = Runtime()
+    for name in [name for name in os.environ if name.startswith("MEDIMG_")]:
+        monkeypatch.delenv(name)
     settings = {
-        "MEDIMG_ENDPOINT": "chest", "MEDIMG_DIGEST": trained.digest, "MEDIMG_KEY_HASH": HASH,
+        "MEDIMG_ENDPOINT": "chest", "MEDIMG_URL": "https://a.example", "MEDIMG_AUTH": "key", "MEDIMG_KEY_HASH": HASH,
+        "MEDIMG_URL_HOSTS": "",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{runtime.server.server_port}", "AWS_DEFAULT_REGION": "eu-central-1",
         "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_MAX_ATTEMPTS": "1",
     }  # fmt: skip
@@ -331,9 +335,30 @@ def test_the_relay_asks_for_the_key_before_the_endpoint(runtime: Runtime, image:
     """And answers a ping by itself."""
     _, call = relay(runtime)
     assert call(event(body=image, key="wrong"))[0] == 401
-    assert call(event("GET", "/ping"))[1]["status"] == "ready"
+    assert call(event("GET", "/ping")) == (200, {"status": "ready"}), "the model is the endpoint's, and may change"
     assert call(event(body=bytes(MAX_IMAGE + 1)))[0] == 413
     assert runtime.seen == []
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (400, "ValidationError", "Request 4300000 exceeded the maximum of 4194304 bytes"),
+        (413, "413", "HTTP content length exceeded 4194304 bytes."),
+    ],
+)
+def test_an_image_that_sagemaker_does_not_take_is_refused_with_the_limit(
+    runtime: Runtime, status: int, code: str, message: str
+) -> None:
+    """A serverless endpoint takes less than an HTTP API hands on."""
+    runtime.fails(status, code, message=message)
+    module, call = relay(runtime)
+    found, answer = call(event(body=bytes(4_300_000)))
+    assert found == 413
+    with pytest.raises(ImageRejected, match="at most 4 MB to a serverless endpoint and 6 MB") as caught:
+        read_answer(found, json.dumps(answer).encode())
+    assert caught.value.code == "too-large"
+    module._client().close()
 
 
 @pytest.mark.parametrize(
@@ -360,6 +385,7 @@ def test_the_models_refusal_goes_through_the_relay(runtime: Runtime, original: i
         (503, "ServiceUnavailable", {"Message": "arn:aws:secret"}, 503),
         (400, "ThrottlingException", {"message": "arn:aws:secret"}, 429),
         (403, "AccessDeniedException", {"Message": "arn:aws:secret"}, 502),
+        (400, "ValidationError", {"Message": "arn:aws:secret not found"}, 502),
         (200, "", {"nothing": "arn:aws:secret"}, 502),
     ],
 )
@@ -396,7 +422,7 @@ def test_an_endpoint_that_cannot_be_reached_is_told(runtime: Runtime, monkeypatc
         ),
     ],
 )
-def test_a_function_loads_no_more_than_it_needs(root: Path, runtime: Runtime, module: str, heavy: set[str]) -> None:
+def test_a_function_loads_no_more_than_it_needs(runtime: Runtime, root: Path, module: str, heavy: set[str]) -> None:
     """Every cold start waits for its imports."""
     code = f"import sys, medimg.serving.{module}\nprint('loaded', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -35,6 +35,25 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else() -> None:
     assert files == expected
 
 
+def test_what_was_left_beside_the_code_stays_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor's copy, an archive or a key in the package's folder does not go to a cloud."""
+    shutil.copytree(PACKAGE, tmp_path / "medimg", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (
+        "home.py~",
+        "home.py.orig",
+        "credentials",
+        "key.pem",
+        "data/images.tar.gz",
+        "notes.txt",
+        ".secret.json",
+    ):
+        (tmp_path / "medimg" / name).write_text("canary")
+    (tmp_path / "medimg" / "data" / "table.json").write_text("{}")
+    expected = {*wheels._members("1"), "medimg/data/table.json"}
+    monkeypatch.setattr(medimg, "__file__", str(tmp_path / "medimg" / "__init__.py"))
+    assert set(wheels._members("1")) == expected
+
+
 def test_the_metadata_names_the_code_and_no_requirement() -> None:
     """A job keeps its image's TensorFlow: pip has nothing to replace it for."""
     path = wheel()

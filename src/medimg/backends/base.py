@@ -7,17 +7,17 @@ The verbs (`train`, `register`, `deploy`, …) are written here once and are fin
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, final
 
 from medimg.artifact import ModelFolder
-from medimg.backends.cost import Measured, estimate
+from medimg.backends.cost import Measured, comparable, estimate
 from medimg.backends.doctor import Check, Checks
 from medimg.backends.estimate import CostEstimate
 from medimg.backends.handles import Endpoint, Job, ModelVersion
@@ -42,6 +42,7 @@ from medimg.progress import Display, Report, Stopwatch
 __all__ = ["Backend"]
 
 _KINDS: tuple[Kind, ...] = ("endpoint", "job", "model")  # endpoints first: they may cost money
+_AT_ONCE = 8  # endpoints that are deleted at the same time
 
 Deployable = ModelFolder | Job | ModelVersion | str | os.PathLike[str]
 
@@ -142,7 +143,7 @@ class Backend(ABC):
         """
         folder = self._model_folder(model)
         name = check_name(name or folder.record.job.rsplit("-", 2)[0] or "medimg", what="a registered model")
-        details = {"digest": folder.digest, "job": folder.record.job, "metrics": _headline(folder)}
+        details = {"digest": folder.digest, "job": folder.record.job, "metrics": folder.headline}
         version = self._register(name, folder.path, details)
         return ModelVersion(self, self._describe("model", f"{name}/{version}"))
 
@@ -171,6 +172,7 @@ class Backend(ABC):
             NotFoundError: Nothing was trained yet.
             AlreadyExistsError: The name serves another model, or with other settings.
             EndpointError: The endpoint did not become ready; the message ends with its log.
+            MedimgError: It became ready and could not be finished, such as its scaling. It is deleted again.
         """
         config = config or ServeConfig()
         folder = self._model_folder(model if model is not None else self._latest())
@@ -193,13 +195,7 @@ class Backend(ABC):
                 f"an endpoint {name!r} exists and {differs}. "
                 f"Delete it with backend.endpoint({name!r}).delete(), or pass another name="
             ) from None
-        try:
-            return endpoint.wait()
-        except AccessError:
-            # It serves, but not as it was asked to: what the caller takes for failed must not go on costing money.
-            with contextlib.suppress(MedimgError):
-                endpoint.delete()
-            raise
+        return endpoint._wait(undo=True)
 
     @final
     def job(self, id: str) -> Job:
@@ -280,16 +276,45 @@ class Backend(ABC):
 
     @final
     def cleanup(self, *, kinds: Collection[Kind] = _KINDS) -> tuple[Resource, ...]:
-        """Stops and deletes everything of ours of the given kinds, and returns what was deleted."""
-        deleted = []
+        """Stops and deletes everything of ours of the given kinds, and returns what was deleted.
+
+        What cannot be deleted does not keep the rest alive.
+
+        Raises:
+            BackendError: Something is left; the message names each with the reason.
+        """
+        deleted: list[Resource] = []
+        left: list[tuple[str, MedimgError]] = []
+
+        def end(resource: Resource) -> None:
+            try:
+                self._remove(resource.kind, resource.id)
+            except NotFoundError:
+                return  # another process, or its own deadline, was faster
+            except MedimgError as error:
+                left.append((f"{resource.kind} {resource.id}", error))
+                return
+            deleted.append(resource)
+
         # Kind by kind: a registry that does not answer must not keep an endpoint alive.
         for kind in (kind for kind in _KINDS if kind in kinds):
-            for resource in sorted(self._list(kind), key=lambda r: r.created):
-                # Another process, or its own deadline, may have been faster.
-                with contextlib.suppress(NotFoundError):
-                    self._remove(kind, resource.id)
-                    deleted.append(resource)
-        self._tidy(kinds)
+            try:
+                found = sorted(self._list(kind), key=lambda r: r.created)
+            except MedimgError as error:
+                left.append((f"the list of {kind}s", error))
+                continue
+            # Of endpoints each takes a while to end and is billed meanwhile.
+            with ThreadPoolExecutor(_AT_ONCE if kind == "endpoint" else 1) as pool:
+                list(pool.map(end, found))
+        try:
+            self._tidy(kinds)
+        except MedimgError as error:
+            left.append(("what belongs to none of them", error))
+        if left:
+            reasons = "\n".join(f"  {what}: {error}" for what, error in left)
+            raise BackendError(
+                f"{len(deleted)} deleted, but not all; call cleanup() again when this is solved:\n{reasons}"
+            ) from left[0][1]
         return tuple(deleted)
 
     # == what the verbs share =========================================================================================
@@ -335,24 +360,10 @@ class Backend(ABC):
 
     @final
     def _measured(self, config: TrainConfig, resources: Resources) -> Measured | None:
-        """Returns how long the latest completed job of the same network, image size and instance took."""
         try:
-            jobs = self._list("job")
+            return comparable(self._list("job"), config, resources)
         except (AccessError, UnreachableError):
             return None  # prices are asked for before there is an account, too
-        alike = []
-        for resource in jobs:
-            work = resource.details.get("workload", {})
-            same = work.get("model") == config.model and work.get("image_size") == config.image_size
-            if same and resource.status == "completed" and resource.details.get("instance") == resources.instance:
-                alike.append(resource)
-        if not alike:
-            return None
-        latest = max(alike, key=lambda resource: resource.created)
-        work, seconds = latest.details["workload"], latest.details.get("training_seconds")
-        if not seconds:
-            return None
-        return Measured(latest.id, float(seconds), int(work["images"]), int(work["epochs"]))
 
     @final
     def _model_folder(self, model: Deployable) -> ModelFolder:
@@ -484,7 +495,3 @@ class Backend(ABC):
 
     def _tidy(self, kinds: Collection[Kind]) -> None:  # noqa: B027 - most have nothing to do here
         """Removes what no job, model or endpoint of ours needs any more; called at the end of `cleanup`."""
-
-
-def _headline(folder: ModelFolder) -> dict[str, float | None]:
-    return dict(folder.record.metrics.get("test") or folder.record.metrics.get("val") or {})

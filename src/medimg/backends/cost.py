@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from medimg.backends.estimate import Bound, CostEstimate, CostItem
 from medimg.backends.rates import UNITS, Rate, money
+from medimg.backends.resource import Resource
 from medimg.config import Resources, ServeConfig, TrainConfig
 from medimg.errors import ConfigError
 
-__all__ = ["Cost", "Measured", "estimate", "job_cost"]
+__all__ = ["Cost", "Measured", "comparable", "estimate", "job_cost"]
 
 DAYS = 30  # that storage and a forgotten endpoint are counted for
 GB = 2**30  # bytes: how clouds count
@@ -50,6 +51,23 @@ class Measured:
         if self.fixed is None:
             return self.seconds * max(1.0, growth) / 3600
         return (self.fixed + max(0.0, self.seconds - self.fixed) * growth) / 3600
+
+
+def comparable(jobs: Iterable[Resource], config: TrainConfig, resources: Resources) -> Measured | None:
+    """Returns how long the latest completed job of the same network, image size and instance took; None: none did."""
+    alike = []
+    for job in jobs:
+        work = job.details.get("workload", {})
+        same = work.get("model") == config.model and work.get("image_size") == config.image_size
+        if same and job.status == "completed" and job.details.get("instance") == resources.instance:
+            alike.append(job)
+    if not alike:
+        return None
+    latest = max(alike, key=lambda job: job.created)
+    work, seconds = latest.details["workload"], latest.details.get("training_seconds")
+    if not seconds:
+        return None
+    return Measured(latest.id, float(seconds), int(work["images"]), int(work["epochs"]))
 
 
 def estimate(

@@ -20,6 +20,7 @@ from medimg.errors import (
     BackendError,
     EndpointError,
     JobFailedError,
+    MedimgError,
     ModelFolderError,
     NotFoundError,
     UnreachableError,
@@ -386,32 +387,68 @@ class Endpoint:
 
         Raises:
             EndpointError: It failed; the message ends with its log.
-            TimeoutError: It is still starting.
+            TimeoutError: It is still starting; it goes on.
         """
-        deadline = time.monotonic() + timeout
-        started = time.monotonic()
+        return self._wait(timeout)
+
+    def _wait(self, timeout: float = 1800.0, *, undo: bool = False) -> Self:
+        """Waits; `undo`: the endpoint is new, so it is deleted again where it cannot be finished."""
+        goes_on = (
+            f"it goes on, and is billed where machines are. Wait again with backend.endpoint({self.name!r}).wait(), or "
+            f"delete it with backend.endpoint({self.name!r}).delete()"
+        )
         with Display(self.name) as display:
-            while True:
-                try:
-                    resource = self._resource
-                except UnreachableError as error:
-                    display(Event("stage", "unreachable", message=str(error)))
-                else:
-                    if resource.status == "ready":
-                        self.backend._settle(self.name)
-                        display(Event("done", "ready", message=str(resource.details.get("url", ""))))
-                        return self
-                    if resource.status == "failed":
-                        lines = [line for line in self.logs() if line.strip()][-_LAST_LINES:]
-                        text = "\n".join(f"  {line}" for line in lines)
-                        raise EndpointError(
-                            f"the endpoint {self.name!r} failed: {resource.details.get('reason', 'no reason given')}. "
-                            f"Delete it with backend.endpoint({self.name!r}).delete()\nLast lines of its log:\n{text}"
-                        )
-                    display(Event("stage", resource.status, message=f"{time.monotonic() - started:.0f} s"))
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"the endpoint {self.name!r} is still starting; wait again with .wait()")
-                time.sleep(self.backend.endpoint_poll_seconds)
+            try:
+                url = self._until_ready(timeout, goes_on, display)
+            except KeyboardInterrupt:
+                display(Event("log", message=f"the endpoint {self.name!r} was not waited for: {goes_on}"))
+                raise
+            try:
+                self.backend._settle(self.name)
+            except MedimgError as error:
+                if undo:
+                    self._undo(error)
+                raise
+            display(Event("done", "ready", message=url))
+        return self
+
+    def _until_ready(self, timeout: float, goes_on: str, display: Display) -> str:
+        """Returns the address when the endpoint is ready."""
+        started = time.monotonic()
+        while True:
+            try:
+                resource = self._resource
+            except UnreachableError as error:
+                display(Event("stage", "unreachable", message=str(error)))
+            else:
+                if resource.status == "ready":
+                    return str(resource.details.get("url", ""))
+                if resource.status == "failed":
+                    raise EndpointError(
+                        f"the endpoint {self.name!r} failed: {resource.details.get('reason', 'no reason given')}. "
+                        f"Delete it with backend.endpoint({self.name!r}).delete()\n{self._last_words()}"
+                    )
+                display(Event("stage", resource.status, message=f"{time.monotonic() - started:.0f} s"))
+            if time.monotonic() > started + timeout:
+                raise TimeoutError(f"the endpoint {self.name!r} is not ready after {timeout:g} s: {goes_on}")
+            time.sleep(self.backend.endpoint_poll_seconds)
+
+    def _undo(self, error: MedimgError) -> None:
+        """Deletes an endpoint that serves, but not as it was asked to: its caller takes it for failed."""
+        try:
+            self.delete()
+        except MedimgError as another:
+            error.add_note(
+                f"The endpoint {self.name!r} could not be deleted ({another}), and is billed where machines are: "
+                f"delete it with backend.endpoint({self.name!r}).delete()"
+            )
+
+    def _last_words(self) -> str:
+        try:
+            lines = [line for line in self.logs() if line.strip()][-_LAST_LINES:]
+        except MedimgError as error:
+            return f"Its log cannot be read: {error}"
+        return "Last lines of its log:\n" + "\n".join(f"  {line}" for line in lines)
 
     def update(self, model: Deployable) -> Self:
         """Serves another model under the same name; the old one answers until the new one is ready.
@@ -423,17 +460,20 @@ class Endpoint:
             EndpointError: The new model did not become ready; the old one goes on serving.
         """
         folder = self.backend._model_folder(model)
-        before = self._resource.details
-        if before["digest"] == folder.digest:
+        before = self._resource
+        if before.status in ("starting", "updating"):
+            # What is served is not decided yet: it may be this model, or another than now.
+            self.wait()
+            before = self._resource
+        if before.details["digest"] == folder.digest:
             return self.wait()
-        self.backend._update(self.name, folder.path, {"digest": folder.digest, "config": before["config"]})
+        self.backend._update(self.name, folder.path, {"digest": folder.digest, "config": before.details["config"]})
         self.wait()
         after = self._resource.details
         if after["digest"] != folder.digest:
-            lines = "\n".join(f"  {line}" for line in [line for line in self.logs() if line.strip()][-_LAST_LINES:])
             raise EndpointError(
                 f"the new model did not become ready: {after.get('reason', 'no reason given')}. The endpoint "
-                f"{self.name!r} goes on with the one before\nLast lines of its log:\n{lines}"
+                f"{self.name!r} goes on with the one before\n{self._last_words()}"
             )
         return self
 

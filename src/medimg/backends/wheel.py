@@ -16,6 +16,7 @@ from medimg.home import atomic_write, home
 __all__ = ["wheel"]
 
 OLDEST_PYTHON = "3.11"
+_TRAVELS = (".css", ".json", ".py", ".typed")  # what an editor or a user left beside the code stays here
 
 
 def wheel() -> Path:
@@ -42,7 +43,7 @@ def _members(version: str) -> dict[str, bytes]:
     members = {
         f"medimg/{file.relative_to(package).as_posix()}": file.read_bytes()
         for file in sorted(package.rglob("*"))
-        if file.is_file() and "__pycache__" not in file.parts and not file.name.startswith(".")
+        if file.suffix in _TRAVELS and file.is_file() and not file.name.startswith(".")
     }
     about = f"medimg-{version}.dist-info"
     members[f"{about}/METADATA"] = (

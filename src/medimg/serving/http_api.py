@@ -1,8 +1,9 @@
 """A Lambda function behind an HTTP API: from its event to a request for a prediction, and back.
 
-Routes: `POST /` and `POST /predict` take an image as `medimg.serving.requests` says, `GET /ping` tells which model
-answers. Each carries the API key. An event that is no HTTP request, such as {"image": "<base64>"}, was let in by IAM
-and needs no key; it is answered in the same form. Needs the standard library only.
+Routes: `POST /` and `POST /predict` take an image as `medimg.serving.requests` says, `GET /ping` tells that the
+function is ready, and which model answers where it has one. Each carries the API key. An event that is no HTTP request,
+such as {"image": "<base64>"}, was let in by IAM and needs no key; it is answered in the same form. Needs the standard
+library only.
 """
 
 from __future__ import annotations
@@ -50,18 +51,18 @@ class HttpApi:
 
     Attributes:
         predict: From an image's bytes to the answer's JSON; raises `ImageRejected` or `Refused`.
-        digest: Of the model.
+        digest: Of the model; None: the function has none and passes images on.
         key_hash: SHA-256 of the API key; None: no key is asked for.
         fetch: Gets images by their URLs; None: none.
     """
 
     predict: Callable[[bytes], Mapping[str, Any]]
-    digest: str
+    digest: str | None
     key_hash: str | None
     fetch: Fetch | None
 
     @classmethod
-    def from_environment(cls, predict: Callable[[bytes], Mapping[str, Any]], digest: str) -> HttpApi:
+    def from_environment(cls, predict: Callable[[bytes], Mapping[str, Any]], digest: str | None) -> HttpApi:
         """Returns it with what the function's environment says of keys and URLs.
 
         `MEDIMG_KEY_HASH` is the key's hash. Without it `MEDIMG_AUTH` must be "none": forgetting one variable must not
@@ -87,8 +88,7 @@ class HttpApi:
         try:
             return _response(200, self._answer(event))
         except RequestRefused as refused:
-            message = _EVENT_LIMIT if refused.status == 413 else refused.message
-            return _response(refused.status, {**refusal(refused), "error": message})
+            return _response(refused.status, refusal(refused))
         except ImageRejected as rejection:
             return _response(415, refusal(rejection))
         except Refused as refused:
@@ -98,20 +98,26 @@ class HttpApi:
         http = (event.get("requestContext") or {}).get("http")
         if http is None:
             body = json.dumps(event).encode()
-            return self.predict(image_of("application/json", body, max_bytes=MAX_IMAGE, fetch=self.fetch))
+            return self.predict(self._image("application/json", body))
         headers = {str(name).lower(): str(value) for name, value in (event.get("headers") or {}).items()}
         if self.key_hash is not None and not is_authorised(headers, self.key_hash):
             raise Refused(401, NO_KEY)
         path = self._path(event, http)
         if path == "/ping" and http["method"] in ("GET", "HEAD"):
-            return {"status": "ready", "digest": self.digest}
+            return {"status": "ready"} if self.digest is None else {"status": "ready", "digest": self.digest}
         if path not in ("/", "/predict"):
             raise Refused(404, "no such path. Send an image by POST to /predict")
         if http["method"] != "POST":
             raise Refused(405, "send the image by POST")
-        body = _body(event)
-        image = image_of(headers.get("content-type", ""), body, max_bytes=MAX_IMAGE, fetch=self.fetch)
-        return self.predict(image)
+        return self.predict(self._image(headers.get("content-type", ""), _body(event)))
+
+    def _image(self, content_type: str, body: bytes) -> bytes:
+        try:
+            return image_of(content_type, body, max_bytes=MAX_IMAGE, fetch=self.fetch)
+        except RequestRefused as refused:
+            if refused.status == 413:
+                raise RequestRefused(413, refused.code, _EVENT_LIMIT) from None
+            raise
 
     @staticmethod
     def _path(event: Mapping[str, Any], http: Mapping[str, Any]) -> str:

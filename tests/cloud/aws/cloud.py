@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .account import Storage
 from .calls import AwsError, Call, Operation
@@ -17,6 +18,7 @@ from .records import Records, Tags
 __all__ = ["Clock", "Cloud", "Settings"]
 
 Check = Callable[[Call], None]
+Edit = Callable[[Call, dict[str, Any]], None]
 
 
 class Clock:
@@ -49,6 +51,8 @@ class Settings:
         capacity_errors: Jobs that will find no free machine.
         delete_in_progress: Whether an endpoint may be deleted while it is made or updated; AWS refuses it.
         enforce_iam: Whether policies are checked.
+        retry_refused_schedules: Whether a schedule tries again what was refused as wrong, and not only what AWS had no
+            time for or failed to do.
     """
 
     grace_seconds: float = 120.0
@@ -57,6 +61,7 @@ class Settings:
     capacity_errors: int = 0
     delete_in_progress: bool = False
     enforce_iam: bool = False
+    retry_refused_schedules: bool = False
 
 
 @dataclass
@@ -70,7 +75,9 @@ class Cloud:
         operations: What is answered here, by service and operation; moto answers the rest.
         before: What is looked at before moto is asked.
         after: What happens after moto did what it was asked.
+        edit: What is changed in moto's answers.
         allows: Tells whether a role may do an action to a resource.
+        may: Tells whether the caller may do another action to what the call is about.
     """
 
     root: Path
@@ -83,7 +90,9 @@ class Cloud:
     operations: dict[tuple[str, str], Operation] = field(default_factory=dict)
     before: dict[tuple[str, str], Check] = field(default_factory=dict)
     after: dict[tuple[str, str], Check] = field(default_factory=dict)
+    edit: dict[tuple[str, str], Edit] = field(default_factory=dict)
     allows: Callable[[str, str, str], bool] = lambda *_: True
+    may: Callable[[Call, str], bool] = lambda *_: True
 
     def __post_init__(self) -> None:
         self.images = Images(self.root / "images")

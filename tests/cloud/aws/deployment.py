@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +64,11 @@ class Deployment:
         self._container = cloud.containers.make(image, name)
         self._port = _free_port()
 
-    def start(self) -> None:
+    def start(self, check: Callable[[], object] = lambda: None) -> None:
         """Starts the container and returns once it answers /ping.
+
+        Args:
+            check: Is called again and again meanwhile; what it raises ends the start.
 
         Raises:
             NotHealthyError: It does not.
@@ -86,6 +89,7 @@ class Deployment:
         self._container.start([str(self._container.python), str(_SERVE)], environment, self._stream.write)
         deadline = time.monotonic() + self._cloud.settings.ping_seconds
         while time.monotonic() < deadline and self._container.alive:
+            check()
             if self._ask("GET", "/ping", b"", {}, 2.0).status == 200:
                 return
             time.sleep(0.05)

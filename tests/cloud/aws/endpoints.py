@@ -20,7 +20,7 @@ from .records import Record, arn, now, page
 __all__ = ["Endpoints"]
 
 _INVOKE_SECONDS = 60.0
-_LARGEST_BYTES = 25 * 1024 * 1024
+_LARGEST_BYTES = 6 * 1024 * 1024
 _LARGEST_SERVERLESS_BYTES = 4 * 1024 * 1024
 _PASSED_ON = {
     "Content-Type": "Content-Type",
@@ -102,8 +102,10 @@ class Endpoints:
         return {"EndpointArn": record["EndpointArn"]}
 
     def _begin(self, region: str, record: Record, config: str) -> None:
-        # What is deleted afterwards is no longer asked for, as at AWS.
         variant = self._models.config(region, config)["ProductionVariants"][0]
+        record["PendingDeploymentSummary"] = {
+            "EndpointConfigName": config, "ProductionVariants": [_pending(variant)], "StartTime": now(),
+        }  # fmt: skip
         work = threading.Thread(target=self._deploy, args=(region, record, config, variant), daemon=True)
         work.start()
 
@@ -116,13 +118,15 @@ class Endpoints:
         try:
             container = self._models.container(region, variant["ModelName"])
             deployment = Deployment(self._cloud, region, name, container, self._models, stream)
-            deployment.start()
+            # AWS loses its way where the configuration is deleted meanwhile.
+            deployment.start(lambda: self._models.config(region, config))
         except (NotHealthyError, AwsError, OSError) as error:
             if deployment is not None:
                 deployment.kill()
             told = error.message if isinstance(error, AwsError) else str(error)
             if isinstance(error, NotHealthyError) and told.startswith("did not pass"):
                 told = f"The primary container for production variant {variant['VariantName']} {told}"
+            record.pop("PendingDeploymentSummary", None)
             record |= {
                 "FailureReason": told[:1024],
                 "EndpointStatus": "Failed" if old is None else "InService",
@@ -133,6 +137,7 @@ class Endpoints:
             gone = record["EndpointName"] not in self._records.names(region)
             if not gone:
                 self._serving[region, name] = deployment
+                record.pop("PendingDeploymentSummary", None)
                 record |= {
                     "EndpointConfigName": config,
                     "ProductionVariants": [_summary(variant, container.image)],
@@ -221,7 +226,7 @@ class Endpoints:
         variant = self._records.get(call.region, name)["ProductionVariants"][0]
         largest = _LARGEST_SERVERLESS_BYTES if "CurrentServerlessConfig" in variant else _LARGEST_BYTES
         if len(call.body) > largest:
-            raise AwsError("413", f"HTTP content length exceeded {largest} bytes.", 413)
+            raise AwsError("ValidationError", f"HTTP content length exceeded {largest} bytes.")
         passed = {name: call.header(header) for name, header in _PASSED_ON.items()}
         answer = deployment.invoke(
             call.body, {name: value for name, value in passed.items() if value is not None}, _INVOKE_SECONDS
@@ -251,6 +256,16 @@ class Endpoints:
             OriginalMessage=told,
             LogStreamArn=f"arn:aws:logs:{call.region}:{ACCOUNT}:log-group:{group}",
         )
+
+
+def _pending(variant: Mapping[str, Any]) -> Record:
+    """Returns what DescribeEndpoint says of a variant that is not there yet."""
+    told: Record = {"VariantName": variant["VariantName"], "DesiredWeight": variant["InitialVariantWeight"]}
+    if "ServerlessConfig" in variant:
+        return {**told, "DesiredServerlessConfig": variant["ServerlessConfig"]}
+    return {
+        **told, "InstanceType": variant["InstanceType"], "DesiredInstanceCount": variant["InitialInstanceCount"],
+    }  # fmt: skip
 
 
 def _summary(variant: Mapping[str, Any], image: str) -> Record:

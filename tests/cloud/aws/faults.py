@@ -98,12 +98,15 @@ class Faults:
             time.sleep(self._latency_seconds)
         with self._lock:
             self._meet_outage(call)
+            due = None
             for failure in self._failures:
                 if failure.operation == call.operation:
                     failure.seen += 1
-                    if failure.seen == failure.number:
-                        error = AwsError(failure.code, failure.message, failure.status)
-                        return ("after" if failure.performed else "before"), error
+                    if failure.seen == failure.number and due is None:
+                        due = failure
+            if due is not None:
+                error = AwsError(due.code, due.message, due.status)
+                return ("after" if due.performed else "before"), error
             share = self._share
             if share is None or not _concerns(share.operations, call) or share.chance.random() >= share.rate:
                 return "", None

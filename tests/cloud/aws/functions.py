@@ -53,6 +53,7 @@ class Functions:
         cloud.before["lambda", "AddPermission"] = self._check_statement
         cloud.after["lambda", "CreateFunction"] = self._check_size
         cloud.after["lambda", "DeleteFunction"] = self._forget
+        cloud.edit["lambda", "GetFunction"] = self._hide_tags
 
     def find(self, region: str, name: str) -> LambdaFunction | None:
         """Returns a function by its name or ARN, or None."""
@@ -154,6 +155,10 @@ class Functions:
             except AwsError:
                 lambda_backends[ACCOUNT][call.region].delete_function(function.function_name)
                 raise
+
+    def _hide_tags(self, call: Call, answer: dict[str, Any]) -> None:
+        if not self._cloud.may(call, "lambda:ListTags"):
+            answer.pop("Tags", None)
 
     def _forget(self, call: Call) -> None:
         name = str(call.path_parameters.get("FunctionName", "")).rpartition(":")[2]

@@ -11,6 +11,7 @@ from typing import Any
 
 from .calls import AwsError, Call, Operation
 from .cloud import Cloud
+from .instances import check_volume_key
 from .packages import ModelPackages
 from .records import Record, arn, now, page
 from .training import check_role
@@ -138,6 +139,8 @@ class Models:
 
     def _create_config(self, call: Call) -> Mapping[str, Any]:
         given, region, name = call.parameters, call.region, call.parameters["EndpointConfigName"]
+        for variant in given["ProductionVariants"]:
+            check_volume_key(variant.get("InstanceType", ""), given.get("KmsKeyId"))
         variants = given["ProductionVariants"]
         for variant in variants:
             self._models.get(region, variant["ModelName"])

@@ -64,6 +64,7 @@ class Policies:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         cloud.allows = self._allows
+        cloud.may = self._may
         cloud.serve("iam", {"SimulatePrincipalPolicy": self._simulate})
 
     def enforce(self, call: Call) -> None:
@@ -78,6 +79,12 @@ class Policies:
             known = {**context, **tags, "aws:RequestedRegion": call.region, "aws:SecureTransport": "true"}
             if action not in _ALWAYS and _decide(documents, action, resource, known) != "allowed":
                 raise _refused(call, caller, action, resource)
+
+    def _may(self, call: Call, action: str) -> bool:
+        if not self._cloud.settings.enforce_iam or call.access_key == ROOT_KEY:
+            return True
+        _, documents = self._caller(call)
+        return _decide(documents, action, _resource(call), {"aws:RequestedRegion": call.region}) == "allowed"
 
     def _allows(self, role: str, action: str, resource: str) -> bool:
         if not self._cloud.settings.enforce_iam:

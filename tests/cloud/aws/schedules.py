@@ -25,6 +25,7 @@ __all__ = ["INTERNAL", "Schedules"]
 
 _TICK_SECONDS = 0.2
 _RETRY_SECONDS = 1.0  # AWS waits longer from try to try
+_BUSY = ("Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded", "SlowDown")
 _TARGET = re.compile(r"arn:aws:scheduler:::aws-sdk:([a-z0-9]+):([a-z][A-Za-z0-9]+)")
 INTERNAL = "emulator-scheduler"  # in the user agent of what schedules do: faults pass it by
 
@@ -75,7 +76,8 @@ class Schedules:
             self._call(region, target)
         except (AwsError, BotoCoreError, ClientError) as error:
             print(f"schedule {schedule.name} failed: {error}", flush=True)
-            if tries < int(target["RetryPolicy"].get("MaximumRetryAttempts", 185)):
+            again = self._cloud.settings.retry_refused_schedules or not _is_refused(error)
+            if again and tries < int(target["RetryPolicy"].get("MaximumRetryAttempts", 185)):
                 self._failed[schedule.arn] = (tries + 1, time.monotonic() + _RETRY_SECONDS)
                 return
         self._failed.pop(schedule.arn, None)
@@ -129,6 +131,16 @@ def _due(schedule: Schedule) -> float:
     """Returns when a schedule is due, in seconds since the epoch."""
     moment = datetime.fromisoformat(schedule.schedule_expression.removeprefix("at(").removesuffix(")"))
     return moment.replace(tzinfo=ZoneInfo(schedule.schedule_expression_timezone or "UTC")).timestamp()
+
+
+def _is_refused(error: Exception) -> bool:
+    """Tells whether AWS takes an error for the caller's fault, which another try would not mend."""
+    if isinstance(error, AwsError):
+        return error.status < 500
+    if not isinstance(error, ClientError):
+        return False
+    status, code = error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
+    return 400 <= status < 500 and status != 429 and code not in _BUSY
 
 
 def _services() -> dict[str, str]:

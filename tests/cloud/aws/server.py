@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import socket
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from moto.cloudformation.parsing import ResourceMap
 from moto.core.exceptions import ServiceException
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
@@ -37,6 +39,20 @@ __all__ = ["Server"]
 
 Start = Callable[..., Any]
 _CHECKED = {"sagemaker"}  # what they are given is checked against AWS's description
+
+
+_delete_stack = ResourceMap.delete
+
+
+def _delete_what_is_not_retained(resources: ResourceMap) -> None:
+    """Deletes a stack's resources; moto knows only the older of the two words that keep one."""
+    for resource in resources._resource_json_map.values():
+        if resource.get("DeletionPolicy") == "RetainExceptOnCreate":
+            resource["DeletionPolicy"] = "Retain"
+    _delete_stack(resources)
+
+
+ResourceMap.delete = _delete_what_is_not_retained  # type: ignore[method-assign]
 
 
 class Server:
@@ -137,6 +153,11 @@ class Server:
         follow = self.cloud.after.get((call.service, call.operation))
         if follow is not None and response.status_code < 400:
             follow(call)
+        change = self.cloud.edit.get((call.service, call.operation))
+        if change is not None and response.status_code < 400:
+            content = json.loads(response.data)
+            change(call, content)
+            response.data = json.dumps(content)
         return response
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from .account import trusted_role
 from .calls import AwsError, Call, Operation
 from .cloud import Cloud
+from .instances import check_volume_key
 from .quotas import Quotas
 from .records import Record, arn, now, page
 from .training_run import TrainingRun
@@ -112,6 +113,7 @@ class TrainingJobs:
         instance = resources.get("InstanceType", "")
         if not re.fullmatch(r"ml\.[a-z0-9-]+\.[a-z0-9]+", instance):
             raise AwsError("ValidationException", f"Instance type '{instance}' is not supported for training jobs")
+        check_volume_key(instance, resources.get("VolumeKmsKeyId"))
         if resources.get("InstanceCount", 1) != 1:
             raise AwsError("ValidationException", "This emulator runs jobs of one instance only")
         if given.get("EnableManagedSpotTraining"):

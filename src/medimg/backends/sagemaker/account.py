@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import threading
+import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
 from medimg.backends.sagemaker.errors import translated
 from medimg.backends.sagemaker.storage import Storage
-from medimg.errors import ConfigError, MissingExtraError, NotFoundError
+from medimg.errors import AccessError, ConfigError, MissingExtraError, NotFoundError
 
 try:
     import boto3
@@ -31,6 +34,10 @@ _RETRIES = {"mode": "standard", "total_max_attempts": 10}
 _HASTE = {"mode": "standard", "total_max_attempts": 2}
 _CONNECTIONS = 32
 
+_MOST_TAGS = 45  # AWS takes 50 on one thing; the others are ours
+_MOST_IN_TAG = {"key": 128, "value": 256}  # characters
+_IN_TAG = frozenset("_.:/=+-@")  # beside letters, digits and spaces
+
 
 class Account:
     """An AWS account and region, with boto3 clients that retry.
@@ -40,13 +47,13 @@ class Account:
         region: Such as "eu-central-1"; None: that of the environment or profile.
         bucket: Where everything of ours is kept; None: medimg-ACCOUNT-REGION.
         profile: Of the AWS configuration; None: the default credentials.
-        kms_key: Id or ARN of the key that encrypts objects and disks; None: the service's own keys.
+        kms_key: ARN of the key that encrypts objects and disks; None: the service's own keys.
         prefix: What every object's key begins with.
         create_bucket: Whether to make the bucket where it does not exist.
         tags: Put on everything that is made.
 
     Raises:
-        ConfigError: No region, or no such profile.
+        ConfigError: No region or none of AWS's, no such profile, or what AWS would refuse later.
     """
 
     def __init__(
@@ -71,15 +78,41 @@ class Account:
         if not re.fullmatch(r"[a-z0-9][a-z0-9/-]{0,62}", prefix) or prefix.endswith("/") or "//" in prefix:
             raise ConfigError(f"prefix={prefix!r}: small letters, digits, hyphens and single slashes, such as 'medimg'")
         self.region: str = self._session.region_name
+        self._check_region()
+        if kms_key is not None and not kms_key.startswith("arn:"):
+            raise ConfigError(
+                f"kms_key={kms_key!r} is no ARN, and policies name keys by theirs. "
+                f"Pass what this prints: aws kms describe-key --key-id {kms_key} --query KeyMetadata.Arn"
+            )
+        _check_tags(tags or {})
         self.kms_key = kms_key
         self.prefix = prefix
         self.tags = dict(tags or {})
         self._role = role or EXECUTION_ROLE
+        self._role_arn = ""
         self._bucket = bucket
         self._create_bucket = create_bucket
         self._clients: dict[tuple[str, str, bool], Any] = {}
         self._lock = threading.Lock()
         self._ours: set[str] = set()
+
+    def _check_region(self) -> None:
+        """Raises where the region is surely misspelt; one that boto3 does not know yet passes."""
+        session = self._session
+        known = {
+            region
+            for partition in session.get_available_partitions()
+            for region in session.get_available_regions("sagemaker", partition_name=partition)
+        }
+        near = get_close_matches(self.region.lower(), sorted(known), n=3, cutoff=0.75)
+        if self.region in known or (not near and re.fullmatch(r"[a-z]{2,4}(-[a-z]+)+-\d", self.region)):
+            return
+        # Letters that changed places first: "us-esat-1" is as near to the west as to the east.
+        better = min(near, key=lambda each: sorted(each) != sorted(self.region), default="eu-central-1")
+        raise ConfigError(
+            f"{self.region!r} is no region where AWS has SageMaker. Pass region={better!r}, or run: "
+            f"export AWS_DEFAULT_REGION={better}. If the region is new: pip install --upgrade boto3"
+        )
 
     def client(self, service: str, *, region: str | None = None, patient: bool = True) -> Any:
         """Returns the boto3 client of a service, made once; safe to use from several threads.
@@ -151,8 +184,15 @@ class Account:
 
     @property
     def role_arn(self) -> str:
-        """The role that jobs and endpoints run as."""
-        return self.role(self._role)
+        """The role that jobs and endpoints run as, with its path where these credentials may ask for it."""
+        made = self.role(self._role)
+        if self._role in (made, EXECUTION_ROLE):  # bootstrap makes its role without a path
+            return made
+        if not self._role_arn:
+            with suppress(AccessError, NotFoundError), translated(f"looking for the role {self._role!r}"):
+                name = self._role.rpartition("/")[2]
+                self._role_arn = str(self.client("iam").get_role(RoleName=name)["Role"]["Arn"])
+        return self._role_arn or made
 
     @property
     def lambda_role_arn(self) -> str:
@@ -194,3 +234,24 @@ class Account:
 
     def __repr__(self) -> str:
         return f"Account({self.region!r}, prefix={self.prefix!r})"
+
+
+def _check_tags(tags: Mapping[str, str]) -> None:
+    """Raises where AWS would refuse a tag, or it would change what is known as ours."""
+    if len(tags) > _MOST_TAGS:
+        raise ConfigError(f"there are {len(tags)} tags, and AWS takes {_MOST_TAGS} beside medimg's own. Pass fewer")
+    for key, value in tags.items():
+        # Conditions of policies do not tell capitals from small letters.
+        if re.match(r"medimg(:|$)|aws:", key.lower()):
+            raise ConfigError(f"the tag {key!r} is taken: 'medimg', 'medimg:…' and 'aws:…' are not yours. Rename it")
+        for what, text in (("key", key), ("value", value)):
+            if not isinstance(text, str) or len(text) > _MOST_IN_TAG[what] or (what == "key" and not text):
+                least = 1 if what == "key" else 0
+                raise ConfigError(
+                    f"tags={{{key!r}: {value!r}}}: a {what} is a text of {least} to {_MOST_IN_TAG[what]} characters"
+                )
+            if odd := [one for one in text if one not in _IN_TAG and unicodedata.category(one)[0] not in "LNZ"]:
+                raise ConfigError(
+                    f"tags={{{key!r}: {value!r}}}: AWS does not take {odd[0]!r} in a {what}; it takes letters, digits, "
+                    f"spaces and {' '.join(sorted(_IN_TAG))}"
+                )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from medimg.backends.base import Backend
 from medimg.backends.doctor import Check
@@ -24,12 +24,14 @@ from medimg.backends.sagemaker.prices import rates
 from medimg.backends.sagemaker.registry import Registry
 from medimg.backends.sagemaker.schedules import Schedules
 from medimg.config import JobSpec, Resources, ServeConfig
-from medimg.errors import NotFoundError
+from medimg.errors import AlreadyExistsError, NotFoundError
 from medimg.progress import Report
 
 __all__ = ["SageMakerBackend"]
 
 _LAMBDA_PYTHON = "3.12"
+
+T = TypeVar("T")
 
 
 class SageMakerBackend(Backend):
@@ -90,13 +92,27 @@ class SageMakerBackend(Backend):
         self._models = Registry(account, self._archives)
         self._functions = Functions(account, logs, schedules, python=lambda_python)
         self._endpoints = Endpoints(account, self._archives, logs, schedules, self._functions)
+        self._servers: dict[str, Endpoints | Functions] = {}  # of endpoints that were seen
 
     def _place(self) -> str:
         return f"sagemaker-{self.account.id}-{self.account.region}-{self.account.prefix.replace('/', '-')}"
 
-    def _of(self, name: str) -> Endpoints | Functions:
-        """Returns who serves an endpoint of that name; where there is none, the one that says so."""
-        return self._functions if self._functions.has(name) else self._endpoints
+    def _served(self, name: str, ask: Callable[[Endpoints | Functions], T]) -> T:
+        """Asks who serves an endpoint; where nobody does, the answer is a NotFoundError."""
+        known = self._servers.get(name)
+        try:
+            return ask(known or self._server(name))
+        except NotFoundError:
+            self._servers.pop(name, None)
+            if known is None:
+                raise
+        # Another process may have deleted it and deployed the other kind.
+        return ask(self._server(name))
+
+    def _server(self, name: str) -> Endpoints | Functions:
+        found: Endpoints | Functions = self._functions if self._functions.has(name) else self._endpoints
+        self._servers[name] = found
+        return found
 
     # -- primitives ---------------------------------------------------------------------------------------------------
 
@@ -106,7 +122,7 @@ class SageMakerBackend(Backend):
     def _describe(self, kind: Kind, id: str) -> Resource:
         if kind == "job":
             return self._jobs.describe(id)
-        return self._models.describe(id) if kind == "model" else self._of(id).describe(id)
+        return self._models.describe(id) if kind == "model" else self._served(id, lambda by: by.describe(id))
 
     def _list(self, kind: Kind) -> list[Resource]:
         if kind == "job":
@@ -114,7 +130,7 @@ class SageMakerBackend(Backend):
         return self._models.all() if kind == "model" else [*self._endpoints.all(), *self._functions.all()]
 
     def _log(self, kind: Kind, id: str, after: int) -> tuple[list[str], int]:
-        return self._jobs.log(id, after) if kind == "job" else self._of(id).log(id, after)
+        return self._jobs.log(id, after) if kind == "job" else self._served(id, lambda by: by.log(id, after))
 
     def _fetch(self, kind: Kind, id: str, target: Path, report: Report) -> None:
         (self._jobs if kind == "job" else self._models).fetch(id, target, report)
@@ -126,10 +142,16 @@ class SageMakerBackend(Backend):
         return self._models.register(name, folder, details)
 
     def _deploy(self, name: str, folder: Path, config: ServeConfig, details: Mapping[str, Any]) -> None:
-        (self._functions if config.kind == "lambda" else self._endpoints).deploy(name, folder, config, details)
+        self._servers.pop(name, None)
+        one, other = self._endpoints, self._functions
+        if config.kind == "lambda":
+            one, other = other, one  # type: ignore[assignment]
+        if other.has(name):
+            raise AlreadyExistsError(f"an endpoint {name!r} of another kind exists")
+        one.deploy(name, folder, config, details)
 
     def _invoke(self, name: str, body: bytes) -> Mapping[str, Any]:
-        return self._of(name).invoke(name, body)
+        return self._served(name, lambda by: by.invoke(name, body))
 
     def _delete(self, kind: Kind, id: str) -> None:
         if kind == "job":
@@ -137,15 +159,16 @@ class SageMakerBackend(Backend):
         elif kind == "model":
             self._models.delete(id)
         else:
-            self._of(id).delete(id)
+            self._served(id, lambda by: by.delete(id))
+            self._servers.pop(id, None)
 
     # -- what it adds -------------------------------------------------------------------------------------------------
 
     def _update(self, name: str, folder: Path, details: Mapping[str, Any]) -> None:
-        self._of(name).update(name, folder, details)
+        self._served(name, lambda by: by.update(name, folder, details))
 
     def _settle(self, name: str) -> None:
-        self._of(name).settle(name)
+        self._served(name, lambda by: by.settle(name))
 
     def _with_defaults(self, resources: Resources, serve: ServeConfig | None) -> tuple[Resources, ServeConfig | None]:
         if resources.instance is None:
@@ -167,7 +190,7 @@ class SageMakerBackend(Backend):
     def _tidy(self, kinds: Collection[Kind]) -> None:
         if "endpoint" in kinds:
             self._endpoints.delete_leftovers()
-            self._functions.delete_leftovers()
+            self._functions.delete_leftovers(self._endpoints.has)
         if "model" in kinds:
             self._models.delete_empty_groups()
         with suppress(NotFoundError):  # without a bucket there are no objects
@@ -176,6 +199,6 @@ class SageMakerBackend(Backend):
                     self.account.storage.delete_prefix(folder)
             if "endpoint" in kinds or "model" in kinds:
                 used = {str(model.details["archive"]) for model in self._models.all()}
-                self._archives.delete_unused(used | self._endpoints.archives_in_use())
+                self._archives.delete_unused(used | self._endpoints.versions.archives())
             if "endpoint" in kinds and not self._functions.all():
                 self.account.storage.delete_prefix("functions/")

@@ -19,7 +19,8 @@ from botocore.exceptions import ClientError
 from medimg.backends.sagemaker.account import Account
 from medimg.backends.sagemaker.errors import code_of, translated
 from medimg.backends.sagemaker.policies import ROLES, USER
-from medimg.backends.sagemaker.template import BLOCKED, HOME_TAG, logical_name, template
+from medimg.backends.sagemaker.storage import BLOCKED
+from medimg.backends.sagemaker.template import HOME_TAG, logical_name, template
 from medimg.errors import AccessError, BackendError, ConfigError, NotFoundError
 from medimg.progress import Display, Event, Report, heartbeat
 
@@ -298,7 +299,7 @@ def teardown(backend: SageMakerBackend, *, delete_data: bool = False) -> Setup:
         delete_data: Whether the bucket goes too, with every image, model and result in it. It does not come back.
 
     Raises:
-        BackendError: Endpoints or running jobs are there, or another region still uses the roles.
+        BackendError: Endpoints, their schedules or running jobs are there, or another region still uses the roles.
     """
     account = backend.account
     if busy := [r for r in backend.inventory() if r.kind == "endpoint" or r.status in ("queued", "running")]:
@@ -308,6 +309,14 @@ def teardown(backend: SageMakerBackend, *, delete_data: bool = False) -> Setup:
             f"medimg rm {' '.join(resource.id for resource in busy)} --backend sagemaker"
         )
     made = _resources(account)
+    regions = {account.region}
+    if made & _ROLE_NAMES:
+        regions |= set(_regions(account))
+    if found := [each for region in sorted(regions) for each in _in_use(account, region)]:
+        raise BackendError(
+            f"there is still {', '.join(what for what, _ in found)}: another project or an unfinished deletion has "
+            f"left it, and it uses the roles that would go. Delete it first: {found[0][1]}"
+        )
     if made & _ROLE_NAMES and (others := list(_other_stacks(account))):
         raise BackendError(
             f"the roles of this stack serve {', '.join(others)} too. Take those down first: "
@@ -326,17 +335,57 @@ def teardown(backend: SageMakerBackend, *, delete_data: bool = False) -> Setup:
     return status(account)
 
 
-def _other_stacks(account: Account) -> Iterator[str]:
-    """Yields the other regions that have a stack of ours; where is known by the names of the buckets."""
+def _regions(account: Account) -> Iterator[str]:
+    """Yields the other regions where medimg was used: the names of its buckets tell."""
     with translated("listing the buckets"):
         names = [bucket["Name"] for bucket in account.client("s3").list_buckets()["Buckets"]]
     for name in names:
         region = name.removeprefix(f"medimg-{account.id}-")
-        if region not in (name, account.region) and re.fullmatch(r"[a-z]{2}(-[a-z]+)+-\d", region):
-            with suppress(NotFoundError), translated(f"looking for the stack of {region}"):
-                stacks = account.client("cloudformation", region=region).describe_stacks(StackName=STACK)["Stacks"]
-                if any(stack["StackStatus"] != "DELETE_COMPLETE" for stack in stacks):
-                    yield region
+        if region not in (name, account.region) and re.fullmatch(r"[a-z]{2,4}(-[a-z]+)+-\d", region):
+            yield region
+
+
+def _other_stacks(account: Account) -> Iterator[str]:
+    """Yields the other regions that have a stack of ours."""
+    for region in _regions(account):
+        with suppress(NotFoundError), translated(f"looking for the stack of {region}"):
+            stacks = account.client("cloudformation", region=region).describe_stacks(StackName=STACK)["Stacks"]
+            if any(stack["StackStatus"] != "DELETE_COMPLETE" for stack in stacks):
+                yield region
+
+
+def _in_use(account: Account, region: str) -> Iterator[tuple[str, str]]:
+    """Yields what needs our roles in a region, whatever project made it, and the command that deletes it."""
+    with translated(f"listing the schedules of {region}"):
+        pages = (
+            account.client("scheduler", region=region).get_paginator("list_schedules").paginate(NamePrefix="medimg-")
+        )
+        for schedule in [each["Name"] for page in pages for each in page["Schedules"]]:
+            yield (
+                f"schedule {schedule} in {region}",
+                f"aws scheduler delete-schedule --region {region} --name {schedule}",
+            )
+    sagemaker = account.client("sagemaker", region=region)
+    with translated(f"listing the endpoints of {region}"):
+        for page in sagemaker.get_paginator("list_endpoints").paginate():
+            for endpoint in page["Endpoints"]:
+                with suppress(NotFoundError), translated("reading tags"):  # deleted meanwhile
+                    tags = sagemaker.get_paginator("list_tags").paginate(ResourceArn=endpoint["EndpointArn"])
+                    if any(tag["Key"] == "medimg" for tags_page in tags for tag in tags_page["Tags"]):
+                        name = endpoint["EndpointName"]
+                        yield (
+                            f"endpoint {name} in {region}",
+                            f"aws sagemaker delete-endpoint --region {region} --endpoint-name {name}",
+                        )
+    with translated(f"listing the functions of {region}"):
+        for page in account.client("lambda", region=region).get_paginator("list_functions").paginate():
+            for function in page["Functions"]:
+                name = function["FunctionName"]
+                if name.startswith("medimg-") and function["Role"] == account.lambda_role_arn:
+                    yield (
+                        f"function {name} in {region}",
+                        f"aws lambda delete-function --region {region} --function-name {name}",
+                    )
 
 
 def _detach_policies(account: Account) -> None:

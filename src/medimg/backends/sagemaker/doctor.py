@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 import uuid
@@ -20,7 +21,7 @@ from medimg.backends.sagemaker.errors import translated
 from medimg.backends.sagemaker.images import serving_image, training_image
 from medimg.backends.sagemaker.jobs import DEFAULT_INSTANCE as TRAINING_INSTANCE
 from medimg.backends.sagemaker.policies import ROLES, USER, Grant, Role, Scope, trust
-from medimg.backends.sagemaker.template import BLOCKED
+from medimg.backends.sagemaker.storage import BLOCKED
 from medimg.config import Resources
 from medimg.errors import (
     AccessError,
@@ -47,9 +48,11 @@ def examine(resources: Resources | None = None, image: str | None = None, **opti
     try:
         account = Account(**options)
     except ConfigError as error:
-        name = "profile" if "rofile" in str(error) else "region"
-        fix = "aws configure list-profiles" if name == "profile" else "export AWS_DEFAULT_REGION=eu-central-1"
-        return [Check(name, False, str(error), fix)]
+        if "rofile" in str(error):
+            return [Check("profile", False, str(error), "aws configure list-profiles")]
+        if better := re.search(r"export AWS_DEFAULT_REGION=[\w-]+", str(error)):
+            return [Check("region", False, str(error), better[0])]
+        return [Check("options", False, str(error), "medimg aws doctor --help")]
     return checks(account, resources or Resources(), image)
 
 

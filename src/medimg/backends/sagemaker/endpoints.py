@@ -1,8 +1,7 @@
-"""Real-time and serverless endpoints: a model, an endpoint configuration and an endpoint, made and deleted together.
+"""Real-time and serverless endpoints.
 
-The model and the configuration share a name, `ENDPOINT-xxxxxxxx`, so that the endpoint's configuration leads to what it
-serves. What is known of it is in the model's environment. They cost nothing; the endpoint does, so it comes last when
-it is made and first when it is deleted.
+An endpoint costs money, what it serves does not: it is made last and deleted first, and its end, if it has one, is
+scheduled before it is there. Who fails takes away what it made itself, and nothing else.
 """
 
 from __future__ import annotations
@@ -14,17 +13,19 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medimg.backends.resource import Resource, Status
 from medimg.backends.sagemaker.account import Account
-from medimg.backends.sagemaker.archives import DEFAULT_INSTANCE, Archives
+from medimg.backends.sagemaker.archives import Archives
 from medimg.backends.sagemaker.errors import translated
 from medimg.backends.sagemaker.functions import MEMORY_MB, Functions
 from medimg.backends.sagemaker.http_api import Address
 from medimg.backends.sagemaker.logs import Logs
 from medimg.backends.sagemaker.schedules import Deletion, Schedules
+from medimg.backends.sagemaker.versions import VARIANT, Versions, settings
 from medimg.config import ServeConfig
 from medimg.errors import AlreadyExistsError, BackendError, ConfigError, EndpointError, MedimgError, NotFoundError
 from medimg.inference.answers import read_answer
@@ -33,15 +34,39 @@ from medimg.progress import Display, heartbeat
 __all__ = ["Endpoints"]
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{1,30}[a-z0-9]")
-_VARIANT = "AllTraffic"
-_CONCURRENCY = 5  # requests at once of a serverless endpoint
 _STATUS: dict[str, Status] = {
     "Creating": "starting", "InService": "ready", "Updating": "updating", "SystemUpdating": "updating",
     "RollingBack": "updating", "Failed": "failed", "OutOfService": "failed", "UpdateRollbackFailed": "failed",
 }  # fmt: skip
-_AT_ONCE = 8
+_BUSY = ("Creating", "Updating", "RollingBack", "SystemUpdating", "Deleting")
 _BUSY_SECONDS = 1800.0
+_AT_ONCE = 8
 _REQUESTS_A_MINUTE = 300  # a machine's, from which another is added
+_LIMITS_MB = {"realtime": 6, "serverless": 4}  # of a request, by SageMaker
+_MOST_SETTINGS = 1024  # characters of one variable of a container
+# SageMaker refuses to delete what is on its way up or is being updated, and a schedule may be tried only once.
+_END_SECONDS = (0.0, 1200.0, 3600.0, 21_600.0)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An endpoint as SageMaker describes it.
+
+    Attributes:
+        status: In SageMaker's words.
+        current: The version that answers.
+        pending: The version that is being rolled out, or "".
+        created: Seconds since the epoch.
+        changed: When it was last changed.
+        reason: Why it, or its last update, failed; or "".
+    """
+
+    status: str
+    current: str
+    pending: str
+    created: float
+    changed: float
+    reason: str
 
 
 class Endpoints:
@@ -68,7 +93,8 @@ class Endpoints:
         self._logs = logs
         self._schedules = schedules
         self._functions = functions
-        self._told: dict[str, Mapping[str, Any]] = {}  # of models, which never change
+        self.versions = Versions(account)
+        self._kinds: dict[str, str] = {}
 
     @property
     def _client(self) -> Any:
@@ -81,108 +107,122 @@ class Endpoints:
         _check(config)
         if config.ttl_hours is not None:
             self._schedules.require_role()
-        if self._status(name) is not None:
+        found = self._seen(name)
+        if found is not None and found.status != "Deleting":
             raise AlreadyExistsError(f"an endpoint {name!r} exists")
-        with self._undone_on_error(name) as version:
-            address = self._functions.relay(name, config) if config.http_api else None
-            self._make_version(version, folder, config, details, address)
-            if config.ttl_hours is not None:
-                # Before the endpoint: from its first second on it has an end.
-                self._schedules.delete(name)
-                self._schedules.at(name, config.ttl_hours, self._deletions(name, version, address))
-            try:
-                with translated(f"deploying {name!r}"):
-                    self._client.create_endpoint(
-                        EndpointName=name, EndpointConfigName=version, Tags=self._account.tag_list()
-                    )
-            except AlreadyExistsError:
-                # An answer may have been lost on its way, and the second request met the first one's endpoint.
-                if self._version(name) != version:
-                    raise
+        if found is not None:
+            self._delete_endpoint(name)  # waits until it is gone
+        token = secrets.token_hex(4)
+        version = f"{name}-{token}"
+        with Display(name) as display, self._undone_on_error(name, token):
+            uri = self._archives.upload(folder, str(details["digest"]), display)
+            with heartbeat("starting", display):
+                address = self._functions.relay(name, token, config) if config.http_api else None
+                self._make_version(version, uri, config, details, address)
+                if config.ttl_hours is not None:
+                    # Before the endpoint: from its first second on it has an end.
+                    deletions = self._deletions(name, version, config, address)
+                    self._schedules.at(name, token, config.ttl_hours, deletions)
+                self._create(name, version)
+                # The name is ours now: an older endpoint's schedules would end this one, and somebody's `cleanup`
+                # may just have taken this one's away.
+                self._schedules.delete(name, keep=token)
+                if config.ttl_hours is not None:
+                    self._schedules.at(name, token, config.ttl_hours, deletions)
+
+    def _create(self, name: str, version: str) -> None:
+        try:
+            with translated(f"deploying {name!r}"):
+                self._client.create_endpoint(
+                    EndpointName=name, EndpointConfigName=version, Tags=self._account.tag_list()
+                )
+        except AlreadyExistsError:
+            # An answer may have been lost on its way, and the second request met the first one's endpoint.
+            if not self._has(name, version):
+                raise
 
     def update(self, name: str, folder: Path, details: Mapping[str, Any]) -> None:
         """Starts to serve another model; SageMaker switches over when that is healthy, and else goes back."""
-        with self._undone_on_error(name) as version:
-            config, before = ServeConfig.model_validate(details["config"]), self.describe(name)
-            address = next((Address(id, "") for id, owner in self._functions.apis.apis() if owner == name), None)
-            if address is not None:
-                address = Address(address.id, str(before.details["url"]).removesuffix("/predict"))
-            self._make_version(version, folder, config, details, address)
+        config, before, token = ServeConfig.model_validate(details["config"]), self.describe(name), secrets.token_hex(4)
+        version = f"{name}-{token}"
+        with Display(name) as display, self._undone_on_error(name, token):
+            uri = self._archives.upload(folder, str(details["digest"]), display)
+            address = self._functions.address(name) if config.http_api else None
+            self._make_version(version, uri, config, details, address)
             if config.ttl_hours is not None:
-                # The time it has goes on; the new version ends with it.
+                # The time it has goes on. The schedules before these go when the new version answers: see `settle`.
                 left = config.ttl_hours - (time.time() - before.created) / 3600
-                self._schedules.delete(name)
-                self._schedules.at(name, max(left, 1 / 60), self._deletions(name, version, address))
-            with translated(f"updating {name!r}"):
-                self._client.update_endpoint(EndpointName=name, EndpointConfigName=version)
+                deletions = self._deletions(name, version, config, address)
+                self._schedules.at(name, token, max(left, 1 / 60), deletions)
+            scaled = {"RetainAllVariantProperties": True} if _is_scaled(config) else {}
+            try:
+                with translated(f"updating {name!r}"):
+                    self._client.update_endpoint(EndpointName=name, EndpointConfigName=version, **scaled)
+            except MedimgError:
+                # The answer to a first request may have been lost, and the second is refused as one too many.
+                if not self._has(name, version):
+                    raise
+
+    def _has(self, name: str, version: str) -> bool:
+        found = self._seen(name)
+        return found is not None and version in (found.current, found.pending)
 
     @contextmanager
-    def _undone_on_error(self, name: str) -> Iterator[str]:
-        """Yields the name of a new version; where the block fails, what it made is deleted."""
-        version = f"{name}-{secrets.token_hex(4)}"
+    def _undone_on_error(self, name: str, token: str) -> Iterator[None]:
+        """Where the block fails, deletes what it made under the token, unless an endpoint came of it."""
+        version = f"{name}-{token}"
         try:
-            yield version
-        except BaseException:
-            # An error here must not hide the first one; what is left is found by its tag: see `leftovers`.
+            yield
+        except BaseException as error:
+            # Another error here must not hide the first one; what is left is found by its tag: `delete_leftovers`.
             with suppress(MedimgError):
-                if self._version(name) != version:
-                    self._delete_version(version)
-                if self._status(name) is None:
-                    self._schedules.delete(name)
-                    self._functions.apis.close(name)
+                if self._has(name, version):
+                    error.add_note(
+                        f"The endpoint {name!r} was started all the same, and is billed: delete it with "
+                        f"backend.endpoint({name!r}).delete()"
+                    )
+                else:
+                    self.versions.delete(version)
+                    self._schedules.delete(name, only=token)
+                    self._functions.close_relay(name, token)
             raise
 
     def _make_version(
-        self, version: str, folder: Path, config: ServeConfig, details: Mapping[str, Any], address: Address | None
+        self, version: str, uri: str, config: ServeConfig, details: Mapping[str, Any], address: Address | None
     ) -> None:
-        with Display(version.rpartition("-")[0]) as display:
-            uri = self._archives.upload(folder, str(details["digest"]), display)
         container = self._archives.container(uri, details, config.instance)
-        container["Environment"] |= {"MEDIMG_CONFIG": json.dumps(details["config"], separators=(",", ":"))}
+        container["Environment"] |= {"MEDIMG_CONFIG": settings(details["config"])}
         if address is not None:
             container["Environment"] |= {"MEDIMG_URL": address.url}
-        tags = self._account.tag_list()
-        variant: dict[str, Any] = {"VariantName": _VARIANT, "ModelName": version}
-        if config.kind == "serverless":
-            variant["ServerlessConfig"] = {
-                "MemorySizeInMB": config.memory_mb or MEMORY_MB,
-                "MaxConcurrency": max(_CONCURRENCY, config.max_instances),
-            }
-        else:
-            variant |= {
-                "InstanceType": config.instance or DEFAULT_INSTANCE, "InitialInstanceCount": config.min_instances,
-            }  # fmt: skip
-        encryption = {}
-        if self._account.kms_key is not None and config.kind == "realtime":
-            encryption = {"KmsKeyId": self._account.kms_key}
-        # Nobody else has this name: what exists was made by a first request whose answer was lost.
-        with suppress(AlreadyExistsError), translated(f"making the model {version!r}"):
-            self._client.create_model(
-                ModelName=version, PrimaryContainer=container, ExecutionRoleArn=self._account.role_arn, Tags=tags
-            )
-        with suppress(AlreadyExistsError), translated(f"making the endpoint configuration {version!r}"):
-            self._client.create_endpoint_config(
-                EndpointConfigName=version, ProductionVariants=[variant], Tags=tags, **encryption
-            )
+        self.versions.make(version, container, config)
 
-    def _deletions(self, name: str, version: str, address: Address | None) -> list[Deletion]:
+    def _deletions(self, name: str, version: str, config: ServeConfig, address: Address | None) -> list[Deletion]:
+        last = _END_SECONDS[-1]
         return [
-            ("sagemaker", "deleteEndpoint", {"EndpointName": name}),
-            ("sagemaker", "deleteEndpointConfig", {"EndpointConfigName": version}),
-            ("sagemaker", "deleteModel", {"ModelName": version}),
+            *([Deletion("applicationautoscaling", "deregisterScalableTarget", _target(name))] * _is_scaled(config)),
+            *(Deletion("sagemaker", "deleteEndpoint", {"EndpointName": name}, after) for after in _END_SECONDS),
             *(self._functions.apis.deletions(name, address) if address is not None else ()),
+            Deletion("sagemaker", "deleteEndpointConfig", {"EndpointConfigName": version}, last + 60),
+            Deletion("sagemaker", "deleteModel", {"ModelName": version}, last + 120),
         ]
 
     def settle(self, name: str) -> None:
-        """Deletes the versions that an endpoint has left behind, and sets its scaling."""
-        current = self._version(name)
-        for version in self._versions(name):
-            if version != current:
-                self._delete_version(version)
-        config = ServeConfig.model_validate(self.describe(name).details["config"])
-        if config.kind != "realtime" or config.max_instances <= config.min_instances:
+        """Deletes what an endpoint has left behind, and sets its scaling."""
+        found = self._seen(name)
+        if found is None or found.status != "InService":
             return
-        scaling, target = self._account.client("application-autoscaling"), _scaled(name)
+        for version, made in self.versions.of(name).items():
+            # What was made after the last change may be about to be used, by another process.
+            if version not in (found.current, found.pending) and made < found.changed:
+                self.versions.delete(version)
+                self._schedules.delete(name, only=version.rpartition("-")[2])
+        config = ServeConfig.model_validate(self.describe(name).details["config"])
+        scaling, target = self._account.client("application-autoscaling"), _target(name)
+        if not _is_scaled(config):
+            # One of the same name may have had it.
+            with suppress(NotFoundError), translated(f"ending the scaling of {name!r}"):
+                scaling.deregister_scalable_target(**target)
+            return
         with translated(f"setting the scaling of {name!r}"):
             scaling.register_scalable_target(
                 **target, MinCapacity=config.min_instances, MaxCapacity=config.max_instances
@@ -199,61 +239,55 @@ class Endpoints:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def _raw(self, name: str) -> Mapping[str, Any] | None:
+    def _seen(self, name: str) -> _Seen | None:
+        """Returns an endpoint as it is, also while it is being deleted; None where there is none."""
         if not _NAME.fullmatch(name):
             return None
         try:
             with translated(f"looking for the endpoint {name!r}"):
-                answer: Mapping[str, Any] = self._client.describe_endpoint(EndpointName=name)
+                answer = self._client.describe_endpoint(EndpointName=name)
         except NotFoundError:
             return None
-        return answer
+        return _Seen(
+            status=answer["EndpointStatus"],
+            current=answer.get("EndpointConfigName", ""),
+            pending=answer.get("PendingDeploymentSummary", {}).get("EndpointConfigName", ""),
+            created=answer["CreationTime"].timestamp(),
+            changed=answer.get("LastModifiedTime", answer["CreationTime"]).timestamp(),
+            reason=answer.get("FailureReason", ""),
+        )
 
-    def _endpoint(self, name: str) -> Mapping[str, Any] | None:
-        """Returns what SageMaker says of an endpoint; None where there is none, or not for long."""
-        answer = self._raw(name)
-        return None if answer is None or answer["EndpointStatus"] == "Deleting" else answer
-
-    def _raw_status(self, name: str) -> str | None:
-        answer = self._raw(name)
-        return None if answer is None else str(answer["EndpointStatus"])
-
-    def _status(self, name: str) -> str | None:
-        found = self._endpoint(name)
-        return None if found is None else str(found["EndpointStatus"])
-
-    def _version(self, name: str) -> str | None:
-        found = self._endpoint(name)
-        return None if found is None else str(found["EndpointConfigName"])
+    def has(self, name: str) -> bool:
+        """Tells whether an endpoint has that name, and not only for the moment that its deletion takes."""
+        found = self._seen(name)
+        return found is not None and found.status != "Deleting"
 
     def describe(self, name: str) -> Resource:
         """Returns an endpoint as it is now."""
-        answer = self._endpoint(name)
-        if answer is None:
-            raise NotFoundError(
-                f"SageMaker has no endpoint {name!r} in {self._account.region}. See backend.endpoints()"
-            )
-        version = answer["EndpointConfigName"]
-        if version not in self._told:
-            with translated(f"looking for the model {version!r}"):
-                model = self._client.describe_model(ModelName=version)
-            self._told[version] = model["PrimaryContainer"].get("Environment", {})
-        told = self._told[version]
+        found = self._seen(name)
+        if found is None or found.status == "Deleting":
+            raise NotFoundError(f"there is no endpoint {name!r} in {self._account.region}. See backend.endpoints()")
+        reason = found.reason
+        try:
+            told = self.versions.told(found.current)
+        except NotFoundError:
+            told = {}
         if "MEDIMG_CONFIG" not in told:
-            raise NotFoundError(f"the endpoint {name!r} was not made by medimg. See backend.endpoints()")
-        region = self._account.region
-        details: dict[str, Any] = {
-            "digest": told["MEDIMG_DIGEST"],
-            "config": json.loads(told["MEDIMG_CONFIG"]),
-            "url": f"https://runtime.sagemaker.{region}.amazonaws.com/endpoints/{name}/invocations",
-        }
+            if not self._account.owns(self._account.arn("endpoint", name)):
+                raise NotFoundError(f"the endpoint {name!r} was not made by medimg. See backend.endpoints()")
+            # It costs money and must be seen, whatever became of its model.
+            told = {"MEDIMG_DIGEST": "", "MEDIMG_CONFIG": ServeConfig().model_dump_json()}
+            reason = reason or "its model was deleted"
+        config = json.loads(told["MEDIMG_CONFIG"])
+        self._kinds[name] = config["kind"]
+        runtime = f"https://runtime.sagemaker.{self._account.region}.amazonaws.com/endpoints/{name}/invocations"
+        details: dict[str, Any] = {"digest": told["MEDIMG_DIGEST"], "config": config, "url": runtime}
         if "MEDIMG_URL" in told:
             details["url"] = f"{told['MEDIMG_URL']}/predict"
-            details["key_command"] = self._functions.apis.key_command(name, str(details["config"]["auth"]))
-        if reason := answer.get("FailureReason"):
+            details["key_command"] = self._functions.apis.key_command(name, str(config["auth"]))
+        if reason:
             details["reason"] = reason
-        status = _STATUS.get(answer["EndpointStatus"], "failed")
-        return Resource("endpoint", name, status, answer["CreationTime"].timestamp(), details)
+        return Resource("endpoint", name, _STATUS.get(found.status, "failed"), found.created, details)
 
     def all(self) -> list[Resource]:
         """Returns all endpoints of ours."""
@@ -279,6 +313,12 @@ class Endpoints:
 
     def invoke(self, name: str, body: bytes) -> Mapping[str, Any]:
         """Sends an encoded image and returns the answer."""
+        kind = self._kinds.get(name) or str(self.describe(name).details["config"]["kind"])
+        if len(body) > _LIMITS_MB[kind] * 2**20:
+            raise EndpointError(
+                f"the image has {len(body) / 2**20:.1f} MB without loss, and SageMaker takes {_LIMITS_MB[kind]} MB of "
+                f"a {kind} endpoint: make it smaller before, or predict with backend.predict_batch(…)"
+            )
         try:
             with translated(f"asking the endpoint {name!r}"):
                 answer = self._account.client("sagemaker-runtime").invoke_endpoint(
@@ -286,94 +326,66 @@ class Endpoints:
                 )
                 status, content = 200, answer["Body"].read()
         except NotFoundError:
+            self._kinds.pop(name, None)
             found = self.describe(name)  # raises where it does not exist
             raise EndpointError(f"the endpoint {name!r} is {found.status}") from None
         except BackendError as error:
             response = getattr(error.__cause__, "response", {})
             if response.get("Error", {}).get("Code") != "ModelError":
-                if self.describe(name).status not in ("ready", "updating"):
-                    raise EndpointError(f"the endpoint {name!r} is {self.describe(name).status}") from error
+                found = self.describe(name)
+                if found.status not in ("ready", "updating"):
+                    raise EndpointError(f"the endpoint {name!r} is {found.status}") from error
                 raise
             status = int(response.get("OriginalStatusCode", 500))
             content = str(response.get("OriginalMessage", "")).encode()
-        return read_answer(status, content)
+        return read_answer(status, content, endpoint=name)
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
     def delete(self, name: str) -> None:
-        """Deletes an endpoint with its versions, schedules, scaling and log."""
-        found = self.describe(name)
+        """Deletes an endpoint with its versions, address, schedules, scaling and log."""
+        if self._seen(name) is None or not self._account.owns(self._account.arn("endpoint", name)):
+            raise NotFoundError(f"there is no endpoint {name!r} in {self._account.region}. See backend.endpoints()")
         self._delete_endpoint(name)
-        for version in self._versions(name):
-            self._delete_version(version)
+        self._kinds.pop(name, None)
+        for version in self.versions.of(name):
+            self.versions.delete(version)
+        self._functions.close_relay(name)
         self._schedules.delete(name)
-        if found.details["config"]["http_api"]:
-            self._functions.apis.close(name)
         self._logs.delete(f"/aws/sagemaker/Endpoints/{name}")
 
     def _delete_endpoint(self, name: str) -> None:
-        target = _scaled(name)
+        """Deletes an endpoint and returns when it is gone: only then nothing is billed."""
         with suppress(NotFoundError), translated(f"ending the scaling of {name!r}"):
-            self._account.client("application-autoscaling").deregister_scalable_target(**target)
+            self._account.client("application-autoscaling").deregister_scalable_target(**_target(name))
         deadline = time.monotonic() + _BUSY_SECONDS
         with Display(name) as display, heartbeat("deleting", display):
-            while (status := self._raw_status(name)) is not None:
-                # SageMaker refuses to delete what is on its way up.
-                if status not in ("Creating", "Updating", "RollingBack", "SystemUpdating", "Deleting"):
+            while (found := self._seen(name)) is not None:
+                if found.status not in _BUSY:
                     with suppress(NotFoundError), translated(f"deleting the endpoint {name!r}"):
                         self._client.delete_endpoint(EndpointName=name)
                 elif time.monotonic() > deadline:
-                    raise BackendError(f"the endpoint {name!r} is still {status}. Delete it again in a few minutes")
+                    raise BackendError(
+                        f"the endpoint {name!r} is still {found.status}. Delete it again in a few minutes"
+                    )
                 else:
                     time.sleep(self.poll_seconds)
 
-    def _versions(self, name: str) -> list[str]:
-        """Returns the names of all models and configurations that were made for an endpoint."""
-        ours = re.compile(rf"{re.escape(name)}-[0-9a-f]{{8}}")
-        return sorted({version for version in self._all_versions(name) if ours.fullmatch(version)})
-
-    def _all_versions(self, contains: str = "-") -> set[str]:
-        found = set()
-        with translated("listing the models"):
-            for page in self._client.get_paginator("list_models").paginate(NameContains=contains):
-                found |= {model["ModelName"] for model in page["Models"]}
-        with translated("listing the endpoint configurations"):
-            for page in self._client.get_paginator("list_endpoint_configs").paginate(NameContains=contains):
-                found |= {config["EndpointConfigName"] for config in page["EndpointConfigs"]}
-        return {version for version in found if re.fullmatch(r".+-[0-9a-f]{8}", version)}
-
-    def _delete_version(self, version: str) -> None:
-        # Asked for first: where deleting is allowed by tag, what does not exist has none and would be denied.
-        with suppress(NotFoundError), translated(f"deleting the endpoint configuration {version!r}"):
-            self._client.describe_endpoint_config(EndpointConfigName=version)
-            self._client.delete_endpoint_config(EndpointConfigName=version)
-        with suppress(NotFoundError), translated(f"deleting the model {version!r}"):
-            self._client.describe_model(ModelName=version)
-            self._client.delete_model(ModelName=version)
-        self._told.pop(version, None)
-
     def delete_leftovers(self) -> None:
-        """Deletes versions and schedules whose endpoint does not exist: a deploy was cut off, or its time was up."""
-        for version in self._all_versions():
-            name = version.rpartition("-")[0]
-            arns = [self._account.arn(kind, version) for kind in ("model", "endpoint-config")]
-            if any(map(self._account.owns, arns)) and self._status(name) is None:
-                self._delete_version(version)
-                self._schedules.delete(name)
-
-    def archives_in_use(self) -> set[str]:
-        """Returns the addresses of the archives that endpoints are served from, and would grow from."""
-        used = set()
-        for version in self._all_versions():
-            with suppress(NotFoundError), translated(f"looking for the model {version!r}"):
-                used.add(self._client.describe_model(ModelName=version)["PrimaryContainer"].get("ModelDataUrl", ""))
-        return used
+        """Deletes versions whose endpoint does not exist: a deploy was cut off, or its time was up."""
+        for version, name in self.versions.ours().items():
+            if self._seen(name) is None:
+                self.versions.delete(version)
 
 
-def _scaled(name: str) -> dict[str, str]:
+def _is_scaled(config: ServeConfig) -> bool:
+    return config.kind == "realtime" and config.max_instances > config.min_instances
+
+
+def _target(name: str) -> dict[str, str]:
     return {
         "ServiceNamespace": "sagemaker",
-        "ResourceId": f"endpoint/{name}/variant/{_VARIANT}",
+        "ResourceId": f"endpoint/{name}/variant/{VARIANT}",
         "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
     }
 
@@ -389,5 +401,10 @@ def _check(config: ServeConfig) -> None:
         raise ConfigError("min_instances=0: a real-time endpoint keeps a machine. kind='serverless' costs nothing idle")
     if config.max_instances < config.min_instances:
         raise ConfigError(f"max_instances={config.max_instances} is less than min_instances={config.min_instances}")
-    if config.auth == "none" and not config.http_api:
-        raise ConfigError("auth='none': a SageMaker endpoint is always asked with AWS credentials. Leave auth out")
+    if not config.http_api and (config.auth == "none" or config.url_hosts):
+        what = "auth='none'" if config.auth == "none" else "url_hosts"
+        raise ConfigError(
+            f"{what}: a SageMaker endpoint is asked with AWS credentials. Leave it out, or add http_api=True"
+        )
+    if len(settings(config.model_dump(mode="json"))) > _MOST_SETTINGS:
+        raise ConfigError(f"url_hosts: {len(config.url_hosts)} hosts are too many for an endpoint. List fewer")

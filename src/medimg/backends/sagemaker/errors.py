@@ -35,7 +35,7 @@ _UNKNOWN_CALLER = {
 _DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized", "AuthorizationError"}
 _BUSY = {
     "Throttling", "ThrottlingException", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded",
-    "SlowDown", "ProvisionedThroughputExceededException", "PriorRequestNotComplete", "LimitExceededException",
+    "SlowDown", "ProvisionedThroughputExceededException", "PriorRequestNotComplete",
     "ServiceUnavailable", "ServiceUnavailableException", "InternalServerException", "InternalServerError",
     "InternalFailure", "InternalError", "RequestTimeout", "RequestTimeoutException", "500", "502", "503", "504", "429",
 }  # fmt: skip
@@ -47,7 +47,12 @@ _TAKEN = {
     "ResourceInUse", "ResourceInUseException", "ResourceConflictException", "ConflictException", "EntityAlreadyExists",
     "ParameterAlreadyExists", "PreconditionFailed", "ConditionalRequestConflict", "AlreadyExistsException",
 }  # fmt: skip
-_FULL = {"ResourceLimitExceeded", "ServiceQuotaExceededException", "CodeStorageExceededException"}
+_FULL = {
+    "ResourceLimitExceeded", "ServiceQuotaExceededException", "CodeStorageExceededException", "LimitExceeded",
+    "LimitExceededException", "ParameterLimitExceeded",
+}  # fmt: skip
+_NOT_IN_REGION = {"UnrecognizedClientException", "InvalidClientTokenId", "AuthFailure"}
+_THROTTLED = re.compile(r"throttl|rate exceeded|too many requests", re.I)
 
 _LOG_IN = (
     "Log in anew (for instance: aws sso login), or set AWS_PROFILE to a profile that works. Check: medimg aws doctor"
@@ -99,15 +104,23 @@ def _of_sender(what: str, error: Exception) -> MedimgError:
 def _of_answer(what: str, error: raised.ClientError) -> MedimgError:
     """Translates AWS's answer; its words stay in the message."""
     code, said = code_of(error), str(error.response.get("Error", {}).get("Message", "")) or str(error)
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     operation = error.operation_name
     if code in _EXPIRED:
         return AccessError(f"{what}: the AWS login has expired. {_LOG_IN}")
     if code in _UNKNOWN_CALLER:
-        return AccessError(f"{what}: AWS does not know these credentials ({code}). {_LOG_IN}")
+        switched = (
+            ". Or the region is one that an account must switch on first, and has not: aws account list-regions"
+            if code in _NOT_IN_REGION
+            else ""
+        )
+        return AccessError(f"{what}: AWS does not know these credentials ({code}). {_LOG_IN}{switched}")
+    if "KMS" in code or code in ("DisabledException", "InvalidKeyUsageException"):
+        return AccessError(f"{what}: {_about_key(f'{code}: {said}')}")
     if code in _DENIED or (code == "403" and operation.startswith(("Head", "Get"))):
         return AccessError(f"{what}: {_denied(operation, said)}")
-    if code in _FULL:
-        return QuotaError(_quota(what, said))
+    if code in _FULL and status != 429 and not _THROTTLED.search(said):
+        return QuotaError(_quota(what, code, said))
     if code == "NoSuchBucket":
         return NotFoundError(
             f"{what}: the bucket does not exist. Make it: medimg aws bootstrap, or "
@@ -122,13 +135,7 @@ def _of_answer(what: str, error: raised.ClientError) -> MedimgError:
         )
     if re.search(r"Could not find|not found|No [\w ]+ found|not exist|Requested resource", said) or code in _MISSING:
         return NotFoundError(f"{what}: {said}")
-    if code in _BUSY or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in (
-        429,
-        500,
-        502,
-        503,
-        504,
-    ):
+    if code in _BUSY or code in _FULL or status in (429, 500, 502, 503, 504):
         attempts = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
         return UnreachableError(f"{what}: AWS is busy ({code}, {attempts} more attempts were made): {said}")
     return BackendError(f"{what}: {code}: {said}")
@@ -143,25 +150,49 @@ def _denied(operation: str, said: str) -> str:
     )
 
 
-def _quota(what: str, said: str) -> str:
-    match = re.search(r"service limit '([^']+)'", said)
-    quota = match[1] if match else "this resource"
+def _about_key(said: str) -> str:
     return (
-        f"{what}: the account's quota for {quota!r} is used up. Ask AWS for more of it (Service Quotas > Amazon "
-        f"SageMaker > {quota}), or take another instance: resources=medimg.Resources(instance='ml.…'). AWS said: {said}"
+        f"the key of kms_key='…' cannot be used ({said}). It must be enabled, symmetric and of this region, and its "
+        "policy must let you and the execution role use it. Look at it: aws kms describe-key --key-id ARN"
     )
 
 
-def explain_failure(reason: str) -> str:
-    """Returns AWS's reason for a job's failure with what to do about it."""
+def _quota(what: str, code: str, said: str) -> str:
+    match = re.search(r"service limit '([^']+)'", said)
+    told = f"{what}: the account's quota for {match[1]!r} is used up" if match else f"{what}: a quota of AWS is used up"
+    if code != "ResourceLimitExceeded":  # SageMaker's own word
+        return (
+            f"{told} ({code}). Delete what is no longer needed, or ask AWS for more: Service Quotas. AWS said: {said}"
+        )
+    place = f"Service Quotas > Amazon SageMaker{f' > {match[1]}' if match else ''}"
+    other = ""
+    if match and match[1].startswith("ml."):
+        other = ", or take another instance: resources=medimg.Resources(instance='ml.…')"
+    return f"{told}. Ask AWS for more of it ({place}){other}. AWS said: {said}"
+
+
+def explain_failure(reason: str, *, local_disk: bool = False) -> str:
+    """Returns AWS's reason for a job's failure with what to do about it.
+
+    Args:
+        reason: In AWS's words.
+        local_disk: Whether the job's disk belongs to its instance, so that no other size can be asked for.
+    """
     if "CapacityError" in reason or "InsufficientCapacity" in reason.replace(" ", ""):
         return (
             f"AWS has no free machine of this kind now ({reason}). Submit again later, take another instance "
             "(resources=medimg.Resources(instance='ml.…')), or another region"
         )
+    if re.search(r"\bkms\b|KMS", reason):
+        return _about_key(reason)
     if re.search(r"[Ii]mage.*(not found|pull|does not exist)|CannotPullContainer", reason):
         return f"the image cannot be used ({reason}). Pass image='…' of this region, or leave it out"
-    if "No space left" in reason or "disk" in reason.lower():
+    if re.search(r"No space left|ENOSPC|Errno 28\b", reason):
+        if local_disk:
+            return (
+                f"{reason}. The disk of this instance has a fixed size. Take a larger one of its family: "
+                "resources=medimg.Resources(instance='ml.…')"
+            )
         return f"{reason}. Give the job more disk: resources=medimg.Resources(disk_gb=…)"
     if re.search(r"assume|role", reason) and "ClientError" in reason:
         return f"{reason}. Check the role: medimg aws doctor"

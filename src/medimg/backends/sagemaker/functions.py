@@ -6,11 +6,12 @@ import hashlib
 import http.client
 import json
 import re
+import secrets
 import tempfile
 import time
 import urllib.parse
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from medimg.backends.sagemaker.schedules import Schedules
 from medimg.backends.wheel import wheel
 from medimg.config import ServeConfig
 from medimg.errors import (
+    AccessError,
     AlreadyExistsError,
     BackendError,
     ConfigError,
@@ -47,6 +49,9 @@ MEMORY_MB = 2048  # where the user leaves it open
 _RELAY_MEMORY_MB = 512
 _NAME = re.compile(r"[a-z][a-z0-9-]{1,30}[a-z0-9]")
 _START_SECONDS = 900.0  # after which a deploy that is not complete was cut off
+_FIRST_SECONDS = 120.0  # until a new address answers
+_MOST_MEMORY_MB = 10_240
+_MOST_SETTINGS = 3000  # characters; all of a function's variables have 4 KB
 _ENTRY = 1980, 1, 1, 0, 0, 0
 
 
@@ -66,62 +71,95 @@ class Functions:
         self._schedules = schedules
         self._python = python
         self.apis = HttpApis(account, logs)
+        self._known: dict[str, tuple[ServeConfig, str]] = {}  # settings and address of endpoints that were seen
 
     # -- making -------------------------------------------------------------------------------------------------------
 
     def deploy(self, name: str, folder: Path, config: ServeConfig, details: Mapping[str, Any]) -> None:
         """Uploads the model as a zip and makes function, HTTP API and key; when it returns, the endpoint answers."""
-        if config.instance is not None:
-            raise ConfigError("a Lambda function has no instance=; its size is memory_mb=")
+        _check(config)
         if config.ttl_hours is not None:
             self._schedules.require_role()
-        if self._found(name) is not None:
+        if self._variables(name) is not None:
             raise AlreadyExistsError(f"an endpoint {name!r} exists")
+        token = secrets.token_hex(4)
         with Display(name) as display:
             with heartbeat("zipping", display):
                 key = self._upload_model(folder, str(details["digest"]))
-            with heartbeat("starting", display), self._closed_on_error(name):
-                address = self.apis.reserve(name)
+            with heartbeat("starting", display), self._closed_on_error(name, token) as address:
+                deletions = self.apis.deletions(name, address)
                 if config.ttl_hours is not None:
                     # Before the function: from its first second on it has an end.
-                    self._schedules.delete(name)
-                    self._schedules.at(name, config.ttl_hours, self.apis.deletions(name, address))
+                    self._schedules.at(name, token, config.ttl_hours, deletions)
                 environment = {
+                    **self._environment(token, address),
                     "MEDIMG_DIGEST": str(details["digest"]),
                     "MEDIMG_CONFIG": json.dumps(details["config"], separators=(",", ":")),
-                    "MEDIMG_URL": address.url,
-                    "MEDIMG_CREATED": f"{time.time():.3f}",
                 }
                 self.apis.open(
                     name, address, config, key=key, handler="medimg.serving.aws_lambda.handler",
                     runtime=f"python{self._python}", memory_mb=config.memory_mb or MEMORY_MB, environment=environment,
                 )  # fmt: skip
+                # The name is ours now; an older endpoint's schedules would end this one.
+                self._schedules.delete(name, keep=token)
+                if config.ttl_hours is not None:
+                    self._schedules.at(name, token, config.ttl_hours, deletions)
                 self._first_request(name, address, config, str(details["digest"]))
                 self._complete(name)
 
-    def relay(self, name: str, config: ServeConfig) -> Address:
+    def relay(self, name: str, token: str, config: ServeConfig) -> Address:
         """Makes an HTTP API in front of a SageMaker endpoint; the function signs what it passes on."""
+        found = self._variables(name)
+        if found is not None:
+            if "MEDIMG_DIGEST" in found or time.time() - float(found["MEDIMG_CREATED"]) < _START_SECONDS:
+                raise BackendError(
+                    f"another process is deploying an endpoint {name!r}, or was cut off less than "
+                    f"{_START_SECONDS / 60:.0f} minutes ago. Wait, or pass another name="
+                )
+            self.apis.close(name)  # what a deploy that was cut off has left
         key = self._upload_relay()
-        with self._closed_on_error(name):
-            address = self.apis.reserve(name)
-            environment = {"MEDIMG_ENDPOINT": name, "MEDIMG_URL": address.url}
+        with self._closed_on_error(name, token) as address:
             self.apis.open(
                 name, address, config, key=key, handler="medimg.serving.aws_relay.handler",
-                runtime=f"python{self._python}", memory_mb=_RELAY_MEMORY_MB, environment=environment,
+                runtime=f"python{self._python}", memory_mb=_RELAY_MEMORY_MB,
+                environment={**self._environment(token, address), "MEDIMG_ENDPOINT": name},
             )  # fmt: skip
+            self._first_request(name, address, config, None)
         return address
 
+    def _environment(self, token: str, address: Address) -> dict[str, str]:
+        return {
+            "MEDIMG_PREFIX": self._account.prefix,
+            "MEDIMG_TOKEN": token,
+            "MEDIMG_URL": address.url,
+            "MEDIMG_CREATED": f"{time.time():.3f}",
+        }
+
     @contextmanager
-    def _closed_on_error(self, name: str) -> Iterator[None]:
+    def _closed_on_error(self, name: str, token: str) -> Iterator[Address]:
+        """Yields a new HTTP API; where the block fails, it is deleted with what was made under the token."""
+        address = self.apis.reserve(name)
         try:
-            yield
-        except AlreadyExistsError:
-            raise  # what is there is another's
+            yield address
         except BaseException:
             with suppress(MedimgError):
-                self.apis.close(name)
-                self._schedules.delete(name)
+                self.apis.forget(address)
+                self._schedules.delete(name, only=token)
+                if (self._variables(name) or {}).get("MEDIMG_TOKEN") == token:
+                    self.apis.close(name)
             raise
+
+    def close_relay(self, name: str, token: str | None = None) -> None:
+        """Deletes what is in front of a SageMaker endpoint, if it was made under the token; None: under any."""
+        found = self._variables(name) or {}
+        if "MEDIMG_ENDPOINT" in found and token in (None, found.get("MEDIMG_TOKEN")):
+            self.apis.close(name)
+
+    def address(self, name: str) -> Address | None:
+        """Returns the HTTP API in front of a SageMaker endpoint; None where it has none."""
+        found = self._variables(name) or {}
+        ids = [id for id, owner in self.apis.apis() if owner == name]
+        return Address(ids[0], found["MEDIMG_URL"]) if ids and "MEDIMG_URL" in found else None
 
     def _upload_model(self, folder: Path, digest: str) -> str:
         model = ModelFolder.load(folder, digest=digest)
@@ -159,22 +197,22 @@ class Functions:
             self._account.writable.upload_file(Path(file.name), key)
         return key
 
-    def _first_request(self, name: str, address: Address, config: ServeConfig, digest: str) -> None:
-        """Starts the function, which checks its model against the golden inputs, and asks who it is."""
-        deadline = time.monotonic() + 60
+    def _first_request(self, name: str, address: Address, config: ServeConfig, digest: str | None) -> None:
+        """Starts the function, which checks its model against the golden inputs, and asks whether it is ready."""
+        deadline = time.monotonic() + _FIRST_SECONDS
         while True:
             try:
                 status, body = self._request(name, f"{address.url}/ping", config, None)
             except UnreachableError:
                 status, body = 0, b""
-            if status == 200 and json.loads(body).get("digest") == digest:
+            if status == 200 and (digest is None or json.loads(body).get("digest") == digest):
                 return
-            # A new address takes some seconds until it is known everywhere.
-            if time.monotonic() > deadline or status >= 500:
-                lines, _ = self._logs.read(f"/aws/lambda/{self.apis.function(name)}", "", 0)
+            lines, _ = self._logs.read(f"/aws/lambda/{self.apis.function(name)}", "", 0)
+            # A new address takes some seconds until it is known everywhere; a function that fails goes on failing.
+            if time.monotonic() > deadline or any(line.startswith(("error:", "[ERROR]")) for line in lines):
                 text = "\n".join(f"  {line}" for line in lines[-15:])
                 raise EndpointError(
-                    f"the function of {name!r} does not answer as the model does (status {status}: {body[:300]!r})\n"
+                    f"the function of {name!r} does not answer as it should (status {status}: {body[:300]!r})\n"
                     f"Last lines of its log:\n{text}"
                 )
             time.sleep(self.apis.poll_seconds)
@@ -187,7 +225,7 @@ class Functions:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def _found(self, name: str) -> Mapping[str, Any] | None:
+    def _answer(self, name: str) -> Mapping[str, Any] | None:
         if not _NAME.fullmatch(name):
             return None
         try:
@@ -197,21 +235,27 @@ class Functions:
                 )
         except NotFoundError:
             return None
-        variables = answer["Configuration"].get("Environment", {}).get("Variables", {})
-        return answer if "MEDIMG_DIGEST" in variables else None  # a relay has none
+        return answer
+
+    def _variables(self, name: str) -> Mapping[str, str] | None:
+        """Returns the environment of an endpoint's function, a Lambda endpoint or a relay; None: there is none."""
+        answer = self._answer(name)
+        return None if answer is None else answer["Configuration"].get("Environment", {}).get("Variables", {})
 
     def has(self, name: str) -> bool:
-        """Tells whether a Lambda endpoint has that name."""
-        return self._found(name) is not None
+        """Tells whether a Lambda endpoint of ours has that name."""
+        found = self._variables(name) or {}
+        return "MEDIMG_DIGEST" in found and found.get("MEDIMG_PREFIX") == self._account.prefix
 
     def describe(self, name: str) -> Resource:
         """Returns a Lambda endpoint as it is now."""
-        answer = self._found(name)
-        if answer is None:
+        answer = self._answer(name) or {}
+        told = answer.get("Configuration", {}).get("Environment", {}).get("Variables", {})
+        if "MEDIMG_DIGEST" not in told or told.get("MEDIMG_PREFIX") != self._account.prefix:
             raise NotFoundError(f"Lambda has no endpoint {name!r} in {self._account.region}. See backend.endpoints()")
-        told = answer["Configuration"]["Environment"]["Variables"]
-        created = float(told["MEDIMG_CREATED"])
-        config = json.loads(told["MEDIMG_CONFIG"])
+        if "Tags" not in answer:
+            raise AccessError(f"the endpoint {name!r}: these credentials may not do lambda:ListTags. Ask for it")
+        created, config = float(told["MEDIMG_CREATED"]), json.loads(told["MEDIMG_CONFIG"])
         details = {
             "digest": told["MEDIMG_DIGEST"],
             "config": config,
@@ -219,10 +263,11 @@ class Functions:
             "key_command": self.apis.key_command(name, str(config["auth"])),
         }
         status: Status = "ready"
-        if "medimg:complete" not in answer.get("Tags", {}):
+        if "medimg:complete" not in answer["Tags"]:
             status = "starting"
             if time.time() - created > _START_SECONDS:
                 status, details["reason"] = "failed", "its deployment was cut off"
+        self._known[name] = ServeConfig.model_validate(config), details["url"]
         return Resource("endpoint", name, status, created, details)
 
     def all(self) -> list[Resource]:
@@ -244,15 +289,21 @@ class Functions:
 
     def invoke(self, name: str, body: bytes) -> Mapping[str, Any]:
         """Sends an encoded image through the HTTP API and returns the answer."""
-        found = self.describe(name)
+        if name not in self._known:
+            self.describe(name)
+        config, url = self._known[name]
         if len(body) * 4 / 3 > MAX_BODY:
             raise EndpointError(
-                f"the image has {len(body) / 1e6:.1f} MB and Lambda takes about 4.5 MB: shrink it, or deploy with "
-                "ServeConfig(kind='realtime')"
+                f"the image has {len(body) / 1e6:.1f} MB without loss, and Lambda takes about 4.5 MB: make it smaller "
+                "before, or deploy with ServeConfig(kind='realtime')"
             )
-        config = ServeConfig.model_validate(found.details["config"])
-        status, content = self._request(name, str(found.details["url"]), config, body)
-        return read_answer(status, content)
+        try:
+            status, content = self._request(name, url, config, body)
+        except MedimgError:
+            del self._known[name]
+            self.describe(name)  # says so where it was deleted meanwhile
+            raise
+        return read_answer(status, content, endpoint=name)
 
     def _request(self, name: str, url: str, config: ServeConfig, body: bytes | None) -> tuple[int, bytes]:
         headers = {"Content-Type": "application/octet-stream"}
@@ -282,28 +333,34 @@ class Functions:
     def settle(self, name: str) -> None:
         """Does nothing: when a Lambda endpoint is ready all is done."""
 
-    def delete_leftovers(self) -> None:
-        """Deletes what belongs to no endpoint: a deploy was cut off, or its time was up."""
-        owners = {name for _, name in self.apis.apis()} | self._schedules.owners()
-        for name in owners:
-            if not self.has(name) and not self._is_relay(name):
-                self.apis.close(name)
-                self._schedules.delete(name)
+    def delete_leftovers(self, serves: Callable[[str], bool]) -> None:
+        """Deletes what belongs to no endpoint: a deploy was cut off, or its time was up.
 
-    def _is_relay(self, name: str) -> bool:
-        """Tells whether a SageMaker endpoint needs what is behind this address."""
-        try:
-            with translated(f"looking for the endpoint {name!r}"):
-                self._account.client("sagemaker").describe_endpoint(EndpointName=name)
-        except NotFoundError:
-            return False
-        return True
+        Args:
+            serves: Tells whether SageMaker has an endpoint of a name.
+        """
+        for name in {name for _, name in self.apis.apis()} | self._schedules.owners():
+            if not self.has(name) and not serves(name):
+                found = self._variables(name)
+                if found is None or found.get("MEDIMG_PREFIX") == self._account.prefix:
+                    self.apis.close(name)
+                    self._schedules.delete(name)
 
     def delete(self, name: str) -> None:
         """Deletes a Lambda endpoint with all that belongs to it."""
         self.describe(name)
         self.apis.close(name)
         self._schedules.delete(name)
+        self._known.pop(name, None)
+
+
+def _check(config: ServeConfig) -> None:
+    if config.instance is not None:
+        raise ConfigError("a Lambda function has no instance=; its size is memory_mb=")
+    if not 128 <= (config.memory_mb or MEMORY_MB) <= _MOST_MEMORY_MB:
+        raise ConfigError(f"memory_mb={config.memory_mb}: a Lambda function has 128 to 10240")
+    if len(config.model_dump_json()) + len(",".join(config.url_hosts)) > _MOST_SETTINGS:
+        raise ConfigError(f"url_hosts: {len(config.url_hosts)} hosts are too many for a function. List fewer")
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

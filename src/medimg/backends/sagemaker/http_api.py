@@ -108,9 +108,10 @@ class HttpApis:
             environment: Variables of the function.
 
         Raises:
-            EndpointError: The function does not start, or its model does not answer as it was trained.
+            AlreadyExistsError: There is a function of that name, and another made it.
+        EndpointError: The function does not start.
         """
-        secret = self._make_key(name) if config.auth == "key" else ""
+        secret = secrets.token_urlsafe(32) if config.auth == "key" else ""
         variables = {
             **environment,
             "MEDIMG_AUTH": config.auth,
@@ -141,6 +142,9 @@ class HttpApis:
             if found.get("Environment", {}).get("Variables", {}).get("MEDIMG_URL") != address.url:
                 raise
             arn = found["FunctionArn"]
+        if secret:
+            # Only now that the name is ours: another's key must not be written over.
+            self._keep_key(name, secret)
         self._wait_until_active(name)
         self._connect(name, address, arn)
 
@@ -181,15 +185,13 @@ class HttpApis:
                 SourceArn=f"arn:{account.partition}:execute-api:{account.region}:{account.id}:{address.id}/*",
             )
 
-    def _make_key(self, name: str) -> str:
-        key = secrets.token_urlsafe(32)
+    def _keep_key(self, name: str, key: str) -> None:
         encryption = {} if self._account.kms_key is None else {"KeyId": self._account.kms_key}
         with translated(f"keeping the key of {name!r}"):
             self._account.client("ssm").put_parameter(
                 Name=self.key_parameter(name), Value=key, Type="SecureString", Overwrite=True, **encryption
             )
         self._keys[name] = key
-        return key
 
     def key(self, name: str) -> str:
         """Returns an endpoint's key, asked of AWS once."""
@@ -204,10 +206,15 @@ class HttpApis:
     def deletions(self, name: str, address: Address) -> list[Deletion]:
         """Returns what a schedule must delete."""
         return [
-            ("lambda", "deleteFunction", {"FunctionName": self.function(name)}),
-            ("apigatewayv2", "deleteApi", {"ApiId": address.id}),
-            ("ssm", "deleteParameter", {"Name": self.key_parameter(name)}),
+            Deletion("lambda", "deleteFunction", {"FunctionName": self.function(name)}),
+            Deletion("apigatewayv2", "deleteApi", {"ApiId": address.id}, 30),
+            Deletion("ssm", "deleteParameter", {"Name": self.key_parameter(name)}, 60),
         ]
+
+    def forget(self, address: Address) -> None:
+        """Deletes an HTTP API that leads to nothing."""
+        with suppress(NotFoundError), translated("deleting an HTTP API"):
+            self._account.client("apigatewayv2").delete_api(ApiId=address.id)
 
     def close(self, name: str) -> None:
         """Deletes the function, its HTTP APIs, its key and its log; what is not there is no error."""

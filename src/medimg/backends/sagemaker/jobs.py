@@ -16,16 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from medimg.backends.resource import Resource, Status
 from medimg.backends.sagemaker.account import Account
 from medimg.backends.sagemaker.errors import explain_failure, translated
 from medimg.backends.sagemaker.images import training_image
+from medimg.backends.sagemaker.instances import has_local_disk
 from medimg.backends.sagemaker.logs import Logs
 from medimg.backends.wheel import wheel
 from medimg.config import JobSpec
-from medimg.errors import AlreadyExistsError, BackendError, ConfigError, NotFoundError
-from medimg.progress import Display, Event, Report, Stopwatch, heartbeat
+from medimg.errors import AlreadyExistsError, BackendError, ConfigError, NotFoundError, UnreachableError
+from medimg.progress import Display, Event, Report, Stopwatch, heartbeat, silent
 
 __all__ = ["DEFAULT_INSTANCE", "Jobs"]
 
@@ -36,6 +38,7 @@ _SPOT_PATIENCE = 2.0  # times the longest run: how long a job may wait for spot 
 _MOST_HOURS = 28 * 24  # of SageMaker
 _AT_ONCE = 8
 _STOP_SECONDS = 600.0
+_MOST_IN_VARIABLE = 512  # characters of a variable of a job's environment, of SageMaker
 
 # What the job needs beside the image's TensorFlow; pip leaves alone what the image already has.
 _REQUIREMENTS = (
@@ -70,11 +73,16 @@ class Jobs:
         logs: Where their logs are.
         image: The image they run in; None: AWS's TensorFlow training image.
         tracking_uri: An MLflow server that jobs report to; None: none.
+
+    Raises:
+        ConfigError: The server's address holds a secret, or is too long.
     """
 
     poll_seconds = 2.0
 
     def __init__(self, account: Account, logs: Logs, *, image: str | None, tracking_uri: str | None) -> None:
+        if tracking_uri is not None:
+            _check_tracking(tracking_uri)
         self._account = account
         self._logs = logs
         self.image = image
@@ -114,36 +122,56 @@ class Jobs:
                 found = self._client.describe_training_job(TrainingJobName=spec.id)
             if found.get("HyperParameters", {}).get("medimg-token") != request["HyperParameters"]["medimg-token"]:
                 raise
+        # A precaution: where nothing answers now, the job goes on all the same.
+        with suppress(UnreachableError):
+            self._complete(spec, pack, inputs)
 
-    def _upload_code(self, report: Report) -> str:
-        """Uploads the running medimg and the script that starts it; returns the folder's address."""
+    def _complete(self, spec: JobSpec, pack: Path, inputs: Path) -> None:
+        """Sends again what another process deleted as unused before this job was there to name it."""
+        storage = self._account.writable
+        storage.upload_pack(pack, spec.samples)  # no more than a listing where all is there
+        folder, files = self._code()
+        if not files.keys() <= storage.list(folder).keys():
+            self._upload_code(silent)
+        if spec.inputs:
+            folder, sources = _input_files(spec, inputs)
+            there = storage.list(folder)
+            for key, path in sources.items():
+                if key not in there:
+                    storage.upload_file(path, key)
+        if self._spec_key(spec) not in storage.list(f"jobs/{spec.id}/"):
+            self._upload_spec(spec)
+
+    def _code(self) -> tuple[str, dict[str, Path | bytes]]:
+        """Returns the folder of the running medimg and of the script that starts it, and both by key."""
         requirements = _REQUIREMENTS if self._tracking_uri is None else (*_REQUIREMENTS, "mlflow>=3.17")
         script = _SCRIPT.replace("REQUIREMENTS", " ".join(f"'{name}'" for name in requirements)).encode()
         built = wheel()
         content = hashlib.sha256(built.read_bytes() + script).hexdigest()[:16]
-        self._account.writable.upload_file(built, f"code/{content}/{built.name}", report)
-        self._account.writable.put(f"code/{content}/run.sh", script)
-        return self._account.uri(f"code/{content}/")
+        return f"code/{content}/", {f"code/{content}/{built.name}": built, f"code/{content}/run.sh": script}
+
+    def _upload_code(self, report: Report) -> str:
+        folder, files = self._code()
+        for key, content in files.items():
+            if isinstance(content, Path):
+                self._account.writable.upload_file(content, key, report)
+            else:
+                self._account.writable.put(key, content)
+        return self._account.uri(folder)
 
     def _upload_inputs(self, spec: JobSpec, inputs: Path, report: Report) -> dict[str, str]:
-        names = sorted(set(spec.inputs.values()))
-        if not names:
+        if not spec.inputs:
             return {}
-        # One folder holds all that a job is given, under the names that its specification says.
-        folder = f"inputs/{names[0] if len(names) == 1 else hashlib.sha256(' '.join(names).encode()).hexdigest()[:16]}"
-        for name in names:
-            if (inputs / name).is_dir():
-                self._account.writable.upload_folder(inputs / name, f"{folder}/{name}", report)
-            else:
-                self._account.writable.upload_file(inputs / name, f"{folder}/{name}", report)
-        return {"inputs": self._account.uri(f"{folder}/")}
+        folder, files = _input_files(spec, inputs)
+        self._account.writable.upload_files(files, report)
+        return {"inputs": self._account.uri(folder)}
+
+    def _spec_key(self, spec: JobSpec) -> str:
+        # Named by its content: of two that submit the same job at once, the loser must not change the winner's.
+        return f"jobs/{spec.id}/spec-{hashlib.sha256(_as_bytes(spec)).hexdigest()[:8]}.json"
 
     def _upload_spec(self, spec: JobSpec) -> str:
-        content = spec.model_dump_json(indent=1).encode()
-        # Named by its content: of two that submit the same job at once, the loser must not change the winner's.
-        key = f"jobs/{spec.id}/spec-{hashlib.sha256(content).hexdigest()[:8]}.json"
-        self._account.writable.put(key, content)
-        return self._account.uri(key)
+        return self._account.writable.put(self._spec_key(spec), _as_bytes(spec))
 
     def _request(
         self, spec: JobSpec, pack: Path, image: str, channels: Mapping[str, str], timings: Mapping[str, float]
@@ -151,7 +179,9 @@ class Jobs:
         resources, account = spec.resources, self._account
         seconds = max(1, round(min(resources.max_hours, _MOST_HOURS) * 3600))
         encryption = {} if account.kms_key is None else {"KmsKeyId": account.kms_key}
-        volume = {} if account.kms_key is None else {"VolumeKmsKeyId": account.kms_key}
+        instance = resources.instance or DEFAULT_INSTANCE
+        # SageMaker refuses a key for drives of the machine itself: they are encrypted by hardware, with keys of theirs.
+        volume = {} if account.kms_key is None or has_local_disk(instance) else {"VolumeKmsKeyId": account.kms_key}
         stopping = {"MaxRuntimeInSeconds": seconds}
         if resources.spot:
             stopping["MaxWaitTimeInSeconds"] = min(round(seconds * _SPOT_PATIENCE), _MOST_HOURS * 3600)
@@ -197,10 +227,10 @@ class Jobs:
             ],
             "OutputDataConfig": {"S3OutputPath": account.uri("jobs"), **encryption},
             "CheckpointConfig": {
-                "S3Uri": account.uri(f"checkpoints/{spec.checkpoints}"), "LocalPath": "/opt/ml/checkpoints",
+                "S3Uri": account.uri(f"checkpoints/{spec.checkpoints}/"), "LocalPath": "/opt/ml/checkpoints",
             },
             "ResourceConfig": {
-                "InstanceType": resources.instance or DEFAULT_INSTANCE,
+                "InstanceType": instance,
                 "InstanceCount": 1,
                 "VolumeSizeInGB": resources.disk_gb,
                 **volume,
@@ -331,13 +361,49 @@ class Jobs:
             self._account.storage.delete_prefix(f"inputs/{name}/")
 
 
+def _check_tracking(uri: str) -> None:
+    """Raises where an address cannot be told to jobs; the message never repeats it, for it may hold a password."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise ConfigError(
+            f"tracking_uri is no address ({error}). Pass such as tracking_uri='https://mlflow.example'"
+        ) from None
+    if "@" in parts.netloc:
+        raise ConfigError(
+            "tracking_uri holds a user name or password, which everybody who may look at a job could read. Pass the "
+            f"address without it: tracking_uri='{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}'"
+        )
+    if len(uri) > _MOST_IN_VARIABLE:
+        raise ConfigError(
+            f"tracking_uri has {len(uri):,} characters, and SageMaker takes {_MOST_IN_VARIABLE}. Pass a shorter address"
+        )
+
+
+def _as_bytes(spec: JobSpec) -> bytes:
+    return spec.model_dump_json(indent=1).encode()
+
+
+def _input_files(spec: JobSpec, inputs: Path) -> tuple[str, dict[str, Path]]:
+    """Returns the one folder that holds all that a job is given beside its data, and its files by key."""
+    names = sorted(set(spec.inputs.values()))
+    folder = f"inputs/{names[0] if len(names) == 1 else hashlib.sha256(' '.join(names).encode()).hexdigest()[:16]}/"
+    files: dict[str, Path] = {}
+    for name in names:  # those that the specification says
+        root = inputs / name
+        found = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+        files |= {f"{folder}{path.relative_to(inputs).as_posix()}": path for path in found}
+    return folder, files
+
+
 def _status(answer: Mapping[str, Any]) -> tuple[Status, str]:
     """Returns our word for a training job's state, and the reason where it failed."""
     primary, secondary = answer["TrainingJobStatus"], answer.get("SecondaryStatus", "")
     if primary == "Completed":
         return "completed", ""
     if primary == "Failed":
-        return "failed", explain_failure(answer.get("FailureReason", "AWS gives no reason"))
+        local_disk = has_local_disk(answer["ResourceConfig"].get("InstanceType", ""))
+        return "failed", explain_failure(answer.get("FailureReason", "AWS gives no reason"), local_disk=local_disk)
     if primary == "Stopped":
         if secondary in ("MaxRuntimeExceeded", "MaxWaitTimeExceeded"):
             waited = "" if secondary == "MaxRuntimeExceeded" else ", the wait for spot capacity included"

@@ -116,6 +116,9 @@ _TAGGING = {"StringLike": {"aws:RequestTag/medimg": _OURS}}  # it is being given
 _OBJECTS = ("arn:{p}:s3:::{bucket}/{prefix}/*",)
 _BUCKETS = ("arn:{p}:s3:::{bucket}",)
 _FUNCTIONS = ("arn:{p}:lambda:{r}:{a}:function:medimg-*",)
+_SCALED = ("arn:{p}:application-autoscaling:{r}:{a}:scalable-target/*",)
+_OF_SAGEMAKER = {"StringEquals": {"application-autoscaling:service-namespace": "sagemaker"}}
+_ALARMS = ("arn:{p}:cloudwatch:{r}:{a}:alarm:TargetTracking-endpoint/*",)
 _NO_RESOURCES = "the service has no resources for this action"
 _HTTP = ("deploy(kind='lambda')", "deploy(http_api=True)")
 _TTL = ("deploy(ttl_hours=…)",)
@@ -244,9 +247,7 @@ _SERVE = (
             "application-autoscaling:DeregisterScalableTarget", "application-autoscaling:PutScalingPolicy",
             "application-autoscaling:RegisterScalableTarget",
         ),
-        ("arn:{p}:application-autoscaling:{r}:{a}:scalable-target/*",),
-        "let an endpoint have more machines under load; every deletion asks to end it",
-        {"StringEquals": {"application-autoscaling:service-namespace": "sagemaker"}},
+        _SCALED, "let an endpoint have more machines under load; every deletion asks to end it", _OF_SAGEMAKER,
     ),
     Grant(
         "ScalingAlarms", ("deploy(max_instances=…)",),
@@ -254,7 +255,7 @@ _SERVE = (
             "cloudwatch:DeleteAlarms", "cloudwatch:DescribeAlarms", "cloudwatch:PutMetricAlarm",
             "sagemaker:UpdateEndpointWeightsAndCapacities",
         ),
-        ("arn:{p}:cloudwatch:{r}:{a}:alarm:TargetTracking-endpoint/*", *_sagemaker("endpoint")),
+        (*_ALARMS, *_sagemaker("endpoint")),
         "scaling watches the load by alarms that it makes in the caller's name",
     ),
     Grant(
@@ -293,7 +294,7 @@ _FRONT = (
         "Functions", _HTTP,
         (
             "lambda:CreateFunction", "lambda:DeleteFunction", "lambda:GetFunction", "lambda:GetFunctionConfiguration",
-            "lambda:TagResource",
+            "lambda:ListTags", "lambda:TagResource",
         ),
         _FUNCTIONS, "make, look at and delete functions named medimg-ENDPOINT",
     ),
@@ -457,6 +458,14 @@ ROLES: Mapping[str, Role] = {
                 "EndEndpoints", _TTL,
                 ("sagemaker:DeleteEndpoint", "sagemaker:DeleteEndpointConfig", "sagemaker:DeleteModel"),
                 _sagemaker("endpoint", "endpoint-config", "model"), "delete an endpoint with its model", _TAGGED,
+            ),
+            Grant(
+                "EndScaling", _TTL, ("application-autoscaling:DeregisterScalableTarget",), _SCALED,
+                "end its scaling, which would outlive it", _OF_SAGEMAKER,
+            ),
+            Grant(
+                "EndScalingAlarms", _TTL, ("cloudwatch:DeleteAlarms",), _ALARMS,
+                "the alarms of that scaling go in the name of who ends it",
             ),
             Grant("EndFunctions", _TTL, ("lambda:DeleteFunction",), _FUNCTIONS, "delete a function"),
             Grant(

@@ -15,7 +15,7 @@ from medimg.backends.sagemaker.account import Account
 from medimg.backends.sagemaker.archives import Archives
 from medimg.backends.sagemaker.errors import translated
 from medimg.errors import AlreadyExistsError, NotFoundError
-from medimg.progress import Report
+from medimg.progress import Display, Report
 
 __all__ = ["Registry"]
 
@@ -48,7 +48,8 @@ class Registry:
 
     def register(self, name: str, folder: Path, details: Mapping[str, Any]) -> str:
         """Uploads a model and creates a model package that waits for approval; returns its version."""
-        uri = self._archives.upload(folder, str(details["digest"]))
+        with Display(name) as display:
+            uri = self._archives.upload(folder, str(details["digest"]), display)
         report = self._archives.upload_report(folder, str(details["digest"]))
         client = self._client
         with translated(f"registering {name!r}"):

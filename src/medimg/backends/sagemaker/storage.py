@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from boto3.s3.transfer import TransferConfig
@@ -18,10 +17,9 @@ from medimg.backends.sagemaker.errors import code_of, translated
 from medimg.backends.sagemaker.transfer import Meter, Reader, at_once
 from medimg.data.transport import Parcel, travelling
 from medimg.errors import AccessError, BackendError, ConfigError, NotFoundError
-from medimg.home import storage_errors
 from medimg.progress import Event, Report, silent
 
-__all__ = ["Storage"]
+__all__ = ["BLOCKED", "Storage"]
 
 # Of what is larger only one part is sent again where a connection breaks. The threads are ours: boto3's own go on after
 # an interrupt until the last byte.
@@ -29,7 +27,7 @@ _TRANSFER = TransferConfig(
     multipart_threshold=32 << 20, multipart_chunksize=16 << 20, use_threads=False, preferred_transfer_client="classic"
 )
 _MOST_DELETED = 1000  # AWS's own limit for one request
-_BLOCKED = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
+BLOCKED = dict.fromkeys(("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets"), True)
 
 
 class Storage:
@@ -39,7 +37,7 @@ class Storage:
         client: S3's client; may be used from several threads.
         bucket: The bucket's name.
         prefix: What every key of ours begins with.
-        kms_key: Id or ARN of the key that encrypts what is written; None: the bucket's own encryption.
+        kms_key: ARN of the key that encrypts what is written; None: the bucket's own encryption.
         owner: Number of the account whose bucket it must be: AWS refuses requests to anybody else's.
     """
 
@@ -71,10 +69,6 @@ class Storage:
             self._client.put_object(Bucket=self.bucket, Key=self.key(key), Body=content, **self._written)
         return self.uri(key)
 
-    def put_json(self, key: str, value: Any) -> str:
-        """Writes a value as JSON and returns its address."""
-        return self.put(key, json.dumps(value, ensure_ascii=False, indent=1).encode())
-
     def get(self, key: str) -> bytes:
         """Returns an object's content.
 
@@ -83,18 +77,6 @@ class Storage:
         """
         with translated(f"reading {self.uri(key)}"):
             return Reader(self._client, self.bucket, self.key(key), self._owned).read()
-
-    def get_json(self, key: str) -> Any:
-        """Returns the value that an object holds as JSON.
-
-        Raises:
-            NotFoundError: There is no such object.
-            BackendError: It is no JSON.
-        """
-        try:
-            return json.loads(self.get(key))
-        except ValueError as error:
-            raise BackendError(f"{self.uri(key)} is damaged: {error}") from None
 
     def exists(self, key: str) -> bool:
         """Tells whether there is such an object."""
@@ -180,16 +162,11 @@ class Storage:
 
     def upload_file(self, path: Path, key: str, report: Report = silent) -> str:
         """Uploads a file, unless an object of that key has its SHA-256, and returns its address."""
-        self._upload({key: path}, report)
+        self.upload_files({key: path}, report)
         return self.uri(key)
 
-    def upload_folder(self, folder: Path, key: str, report: Report = silent) -> str:
-        """Uploads a folder's files, except for those that are there with their SHA-256; returns its address."""
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        self._upload({f"{key}/{path.relative_to(folder).as_posix()}": path for path in files}, report)
-        return self.uri(f"{key}/")
-
-    def _upload(self, files: Mapping[str, Path], report: Report) -> None:
+    def upload_files(self, files: Mapping[str, Path], report: Report = silent) -> None:
+        """Uploads files under their keys, several at a time, except for those that are there with their SHA-256."""
         sizes = {key: path.stat().st_size for key, path in files.items()}
         with (
             Meter(report, "uploading", math.ceil(sum(sizes.values()) / 1e6)) as meter,
@@ -215,36 +192,6 @@ class Storage:
             at_once(send, files, meter)
 
     # -- downloading --------------------------------------------------------------------------------------------------
-
-    def download_prefix(self, prefix: str, target: Path, report: Report = silent) -> None:
-        """Downloads a folder, named with its slash, into a folder.
-
-        Raises:
-            NotFoundError: There is no object below the prefix.
-            BackendError: A key leads out of the folder.
-            StorageError: The disk is full.
-        """
-        sizes = {key: size for key, size in self.list(prefix).items() if not key.endswith("/")}
-        if not sizes:
-            raise NotFoundError(f"there is nothing at {self.uri(prefix)}")
-        names = {key: PurePosixPath(key[len(prefix) :]) for key in sizes}
-        if odd := [key for key, name in names.items() if name.is_absolute() or ".." in name.parts or "\\" in str(name)]:
-            raise BackendError(f"{self.uri(odd[0])} leads out of its folder; nothing was downloaded")
-        with (
-            Meter(report, "downloading", math.ceil(sum(sizes.values()) / 1e6)) as meter,
-            translated(f"downloading {self.uri(prefix)}"),
-            storage_errors(target),
-        ):
-
-            def fetch(key: str) -> None:
-                path = target / names[key]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._client.download_file(
-                    self.bucket, self.key(key), str(path), ExtraArgs=self._owned, Config=_TRANSFER,
-                    Callback=lambda got: meter.add(got, 1e-6),
-                )  # fmt: skip
-
-            at_once(fetch, sizes, meter)
 
     def download_archive(self, key: str, target: Path, report: Report = silent, *, folder: str = "") -> None:
         """Downloads a `tar.gz` and unpacks it on the way, as `extract` does.
@@ -316,7 +263,7 @@ class Storage:
             if code_of(error) != "BucketAlreadyOwnedByYou":  # by another process of ours, a moment ago
                 raise
         named: dict[str, Any] = {"Bucket": self.bucket, **self._owned}
-        self._client.put_public_access_block(**named, PublicAccessBlockConfiguration=_BLOCKED)
+        self._client.put_public_access_block(**named, PublicAccessBlockConfiguration=BLOCKED)
         default = {"SSEAlgorithm": "AES256"}
         if self._kms_key is not None:
             default = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": self._kms_key}
@@ -337,8 +284,8 @@ class Storage:
                 if code_of(error) != "NoSuchPublicAccessBlockConfiguration":
                     raise
                 found = {}
-        if not all(found.get(name) for name in _BLOCKED):
-            settings = ",".join(f"{name}=true" for name in _BLOCKED)
+        if not all(found.get(name) for name in BLOCKED):
+            settings = ",".join(f"{name}=true" for name in BLOCKED)
             raise ConfigError(
                 f"the bucket {self.bucket!r} could be made public, and patients' images are not put there. Run: "
                 f"aws s3api put-public-access-block --bucket {self.bucket} "

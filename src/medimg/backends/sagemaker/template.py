@@ -13,10 +13,10 @@ from medimg.backends.sagemaker.policies import (
     trust,
     user_policies,
 )
+from medimg.backends.sagemaker.storage import BLOCKED
 
-__all__ = ["BLOCKED", "HOME_TAG", "documents", "logical_name", "template"]
+__all__ = ["HOME_TAG", "documents", "logical_name", "template"]
 
-BLOCKED = dict.fromkeys(("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets"), True)
 HOME_TAG = "medimg:region"  # says which region's stack made a role
 _DESCRIPTIONS = {
     TRAIN_POLICY: "Trains and registers classifiers of medical images with medimg",
@@ -167,8 +167,8 @@ def _bucket(name: str, prefix: str, kms_key: str | None) -> dict[str, Any]:
     return {
         "Bucket": {
             "Type": "AWS::S3::Bucket",
-            # Patients' images are deleted by a person, not with a stack.
-            "DeletionPolicy": "Retain",
+            # Patients' images are deleted by a person, not with a stack; of one that was never made nothing stays.
+            "DeletionPolicy": "RetainExceptOnCreate",
             "UpdateReplacePolicy": "Retain",
             "Properties": {
                 "BucketName": name,
@@ -194,7 +194,7 @@ def _bucket(name: str, prefix: str, kms_key: str | None) -> dict[str, Any]:
         },
         "BucketPolicy": {
             "Type": "AWS::S3::BucketPolicy",
-            "DeletionPolicy": "Retain",
+            "DeletionPolicy": "RetainExceptOnCreate",
             "UpdateReplacePolicy": "Retain",
             "DependsOn": "Bucket",
             "Properties": {"Bucket": name, "PolicyDocument": _tls_only(f"arn:${{AWS::Partition}}:s3:::{name}")},

@@ -47,7 +47,8 @@ class FolderBackend(Backend):
         report(Event("stage", "uploading"))
         place = self._root / "job" / spec.id
         checkpoints = self._root / "checkpoints" / spec.checkpoints
-        with self._making(place, {"task": spec.kind, "checkpoints": spec.checkpoints}) as (draft, lock):
+        told = {"task": spec.kind, "checkpoints": spec.checkpoints, "timings": spec.timings}
+        with self._making(place, told) as (draft, lock):
             shutil.copytree(pack, draft / "pack")
             (draft / "inputs").mkdir()
             for name in spec.inputs.values():
@@ -84,6 +85,10 @@ class FolderBackend(Backend):
                 details["url"] = "http://{host}:{port}/predict".format(
                     **json.loads((place / "address.json").read_text())
                 )
+                served = json.loads((place / "served.json").read_text())
+                details["digest"] = served["digest"]
+                if served["error"]:
+                    details["reason"] = served["error"]
         return Resource(kind, id, status, details.pop("created"), details)
 
     def _status(self, kind: Kind, place: Path) -> tuple[Status, str]:
@@ -92,7 +97,10 @@ class FolderBackend(Backend):
         if _is_held(place / "alive"):
             if kind == "job":
                 return ("running" if (place / "log").exists() else "queued"), ""
-            return ("ready" if (place / "address.json").exists() else "starting"), ""
+            if not (place / "address.json").exists():
+                return "starting", ""
+            asked, wanted = (json.loads((place / f"{name}.json").read_text()) for name in ("served", "wanted"))
+            return ("ready" if asked["asked"] == wanted["digest"] else "updating"), ""
         # Nobody holds the lock, so this is final.
         try:
             end = json.loads((place / "end.json").read_text())
@@ -147,8 +155,9 @@ class FolderBackend(Backend):
             raise ConfigError(f"the folder backend serves kind='realtime' only, not {config.kind!r}")
         place = self._root / "endpoint" / name
         with self._making(place, {**details, "url": ""}) as (draft, lock):
-            shutil.copytree(folder, draft / "model")
-            command = ["-m", "medimg.serving", "--model", place / "model", "--address-file", place / "address.json"]
+            self._want(draft, place, folder, str(details["digest"]))
+            command = ["-m", "medimg.serving", "--model-file", place / "wanted.json"]
+            command += ["--served-file", place / "served.json", "--address-file", place / "address.json"]
             if config.auth == "key":
                 key = secrets.token_urlsafe()
                 (draft / "key").touch(mode=0o600)
@@ -159,9 +168,20 @@ class FolderBackend(Backend):
             self._publish(draft, place)
             self._start(place, lock)
 
+    def _update(self, name: str, folder: Path, details: Mapping[str, Any]) -> None:
+        place = self._existing("endpoint", name)
+        self._want(place, place, folder, str(details["digest"]))
+        (place / "change").touch()
+
+    def _want(self, now: Path, later: Path, folder: Path, digest: str) -> None:
+        """Copies a model and names it as the one to serve; `later` is what the folder `now` will be called."""
+        shutil.copytree(folder, now / "models" / digest, dirs_exist_ok=True)
+        (now / "wanted.part").write_text(json.dumps({"model": str(later / "models" / digest), "digest": digest}))
+        (now / "wanted.part").rename(now / "wanted.json")
+
     def _invoke(self, name: str, body: bytes) -> Mapping[str, Any]:
         place, resource = self._existing("endpoint", name), self._describe("endpoint", name)
-        if resource.status != "ready":
+        if resource.status not in ("ready", "updating"):
             raise EndpointError(f"the endpoint {name!r} is {resource.status}")
         key = (place / "key").read_text() if (place / "key").exists() else ""
         headers = {"Content-Type": "application/octet-stream", "Authorization": f"Bearer {key}"}

@@ -1,11 +1,13 @@
 """Looks after one process: `python -m medimg_folder.keeper FOLDER`.
 
-It is told by files and tells by files: `plan.json` says what to run, `stop` asks to end it, `log` takes what it prints,
-`end.json` says how it ended. The lock on `alive` was taken by whoever started the keeper and is held until it is gone.
+It is told by files and tells by files: `plan.json` says what to run, `stop` asks to end it, `change` asks for SIGHUP,
+`log` takes what it prints, `end.json` says how it ended. The lock on `alive` was taken by whoever started the keeper
+and is held until it is gone.
 """
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +31,9 @@ def main() -> None:
             kill_at = time.time() + GRACE_SECONDS
         elif time.time() > kill_at:
             process.kill()
+        elif (folder / "change").exists():
+            (folder / "change").unlink()
+            process.send_signal(signal.SIGHUP)
         time.sleep(0.05)
     if why == "late" and plan["temporary"]:
         shutil.rmtree(folder, ignore_errors=True)
