@@ -23,7 +23,7 @@ class TestSageMaker(BackendConformance):
     """Nothing is skipped."""
 
     factory = "quick_sagemaker:backend"
-    flags = Flags(state_in_home=False, poll_seconds=0.2, ttl_seconds=25.0)
+    flags = Flags(state_in_home=False, poll_seconds=0.2, ttl_seconds=25.0, submits=20)
 
     @classmethod
     def options(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003 - a region tells workspaces apart
