@@ -31,3 +31,17 @@ def aws_environment(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """The emulator, with the environment of this test set so that boto3 talks to it."""
     aws.apply(monkeypatch)
     return aws
+
+
+@pytest.fixture
+def account(aws: Emulator, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """The emulator in the module's own `REGION`, with the roles that bootstrap makes; forgotten at the end."""
+    import quick_sagemaker
+
+    region: str = request.module.REGION
+    aws.apply(monkeypatch, region)
+    quick_sagemaker.make_roles(aws)
+    yield aws
+    aws.clear_faults()
+    aws.reset_clock()
+    aws.reset_region(region)

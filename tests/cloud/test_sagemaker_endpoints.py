@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,20 +14,9 @@ from medimg.artifact import ModelFolder
 from medimg.config import ServeConfig
 from medimg.errors import AlreadyExistsError, BackendError, ConfigError, NotFoundError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("account")]
 
 REGION = "ap-northeast-1"
-
-
-@pytest.fixture(autouse=True)
-def account(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """A region of its own, with the roles that `medimg aws bootstrap` makes."""
-    aws.apply(monkeypatch, REGION)
-    quick_sagemaker.make_roles(aws)
-    yield aws
-    aws.clear_faults()
-    aws.reset_clock()
-    aws.reset_region(REGION)
 
 
 @pytest.fixture

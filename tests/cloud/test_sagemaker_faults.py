@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,19 +20,9 @@ from medimg.errors import AccessError, BackendError, MedimgError, NotFoundError,
 from medimg.progress import silent
 from medimg.testing.workspace import phantom_dataset, recipe
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("account")]
 
 REGION = "eu-north-1"
-
-
-@pytest.fixture(autouse=True)
-def account(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """A region of its own, with the roles that `medimg aws bootstrap` makes."""
-    aws.apply(monkeypatch, REGION)
-    quick_sagemaker.make_roles(aws)
-    yield aws
-    aws.clear_faults()
-    aws.reset_region(REGION)
 
 
 @pytest.fixture

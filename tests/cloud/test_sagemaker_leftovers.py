@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import quick_sagemaker
 from aws.handle import Emulator
@@ -12,7 +10,7 @@ from medimg.artifact import ModelFolder
 from medimg.config import ServeConfig
 from medimg.errors import AccessError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("account")]
 
 REGION = "ap-northeast-2"
 OURS = (
@@ -25,16 +23,6 @@ OURS = (
     "scalable_targets",
     "ssm_parameters",
 )
-
-
-@pytest.fixture(autouse=True)
-def account(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """A region of its own, with the roles that `medimg aws bootstrap` makes."""
-    aws.apply(monkeypatch, REGION)
-    quick_sagemaker.make_roles(aws)
-    yield aws
-    aws.clear_faults()
-    aws.reset_region(REGION)
 
 
 @pytest.mark.parametrize("kind", ["realtime", "lambda", "serverless with an address"])

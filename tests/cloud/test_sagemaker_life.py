@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,10 @@ from medimg.inference.predictor import TOLERANCE
 from medimg.progress import parse
 from medimg.testing.workspace import phantom_dataset, recipe
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("account")]
 
 REGION = "eu-west-2"
 PATIENT = r"person(\d+)_(bacteria|virus)|((?:NORMAL2-)?IM-\d+)"
-
-
-@pytest.fixture(autouse=True)
-def account(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """A region of its own, with the roles that `medimg aws bootstrap` makes."""
-    aws.apply(monkeypatch, REGION)
-    quick_sagemaker.make_roles(aws)
-    yield aws
-    aws.reset_region(REGION)
 
 
 @pytest.fixture
