@@ -28,6 +28,7 @@ import medimg
 from medimg.artifact import ModelFolder
 from medimg.backends.sagemaker.account import Account
 from medimg.backends.sagemaker.bootstrap import Setup, bootstrap, teardown
+from medimg.backends.sagemaker.grants import Grant, Scope, policy, trust
 from medimg.backends.sagemaker.policies import (
     BUCKET_MAKER,
     KEY,
@@ -35,11 +36,7 @@ from medimg.backends.sagemaker.policies import (
     SERVE_POLICY,
     TRAIN_POLICY,
     USER,
-    Grant,
-    Scope,
-    policy,
     role_policy,
-    trust,
     user_policies,
 )
 from medimg.data.dataset import Dataset

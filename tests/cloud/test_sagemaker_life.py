@@ -37,7 +37,9 @@ def few_radiographs(real_data: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_the_five_lines_give_the_same_model_on_sagemaker_as_here(few_radiographs: Path, real_data: Path) -> None:
+def test_the_five_lines_give_the_same_model_on_sagemaker_as_here(
+    account: Emulator, few_radiographs: Path, real_data: Path
+) -> None:
     """Only the backend's name is another; the same seed and data give the same probabilities, also when served."""
     (weights,) = sorted((real_data / "weights").glob("*0.35_224*.h5"))[:1]
     config = TrainConfig(model_options={"alpha": 0.35}, weights=weights, epochs=3, early_stopping=None)
@@ -62,6 +64,13 @@ def test_the_five_lines_give_the_same_model_on_sagemaker_as_here(few_radiographs
     assert {"packing", "uploading", "provisioning", "fitting"} <= set(there.timings)
     assert there._resource.details["billable_seconds"] > 0
     assert there.url.startswith("https://eu-west-2.console.aws.amazon.com/")
+    told = account.client("sagemaker", REGION).describe_training_job(TrainingJobName=there.id)["FinalMetricDataList"]
+    last = there.history[-1]
+    assert {"loss", "val_loss", "val_auroc"} == {metric["MetricName"] for metric in told}
+    for metric in told:
+        assert metric["Value"] == pytest.approx(last[metric["MetricName"]]), (
+            "CloudWatch has another figure than the bar"
+        )
 
 
 def test_an_interrupted_spot_job_goes_on_from_its_checkpoint(account: Emulator, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Check", "Checks", "local_checks"]
 
 _SIGNS = {True: ("ok", "green"), False: ("fails", "red"), None: ("not known", "yellow")}
+_ON_WHITE = {"yellow": "#8a6100"}  # what can be read in a notebook, where a terminal's colour cannot
 _NEEDED_GB = 5.0  # of free disk: packs, models and checkpoints
 _NEEDED = {"tensorflow": "training", "ai-edge-litert": "predicting", "mlflow": "tracking and the registry"}
 
@@ -91,9 +92,12 @@ class Checks(Sequence[Check]):
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{escape(check.name)}</td><td style='color:{_SIGNS[check.ok][1]}'>{_SIGNS[check.ok][0]}</td>"
-            f"<td>{escape(check.found)}</td><td><code>{escape(check.fix)}</code></td></tr>"
+            f"<tr><td style='text-align:left'>{escape(check.name)}</td>"
+            f"<td style='color:{_ON_WHITE.get(colour, colour)}'>{word}</td>"
+            f"<td style='text-align:left'>{escape(check.found)}</td>"
+            f"<td style='text-align:left'><code>{escape(check.fix)}</code></td></tr>"
             for check in self._checks
+            for word, colour in (_SIGNS[check.ok],)
         )
         return f"<table><tr><th>check</th><th></th><th>found</th><th>to mend it</th></tr>{rows}</table>"
 

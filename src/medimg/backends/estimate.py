@@ -168,9 +168,11 @@ class CostEstimate:
     def _repr_html_(self) -> str:
         rows = ""
         for item in self.items:
-            lines = filter(None, (item.what, item.note, item.rate.note))
+            notes = "".join(
+                f"<br><small style='color:#666'>{escape(note)}</small>" for note in (item.note, item.rate.note) if note
+            )
             cells = "".join(f"<td style='text-align:right'>{escape(cell)}</td>" for cell in item.cells)
-            rows += f"<tr><td style='text-align:left'>{'<br>'.join(map(escape, lines))}</td>{cells}</tr>"
+            rows += f"<tr><td style='text-align:left'>{escape(item.what)}{notes}</td>{cells}</tr>"
         head = "".join(f"<th>{name}</th>" for name in ("", "quantity", "price", "amount", "price from"))
         total, *footer = self._footer()
         return (

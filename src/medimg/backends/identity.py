@@ -19,6 +19,7 @@ from medimg.errors import ConfigError
 from medimg.home import Use, atomic_copy, atomic_folder, drop, home, make_folder, storage_errors
 
 __all__ = [
+    "NAME",
     "base_name",
     "check_name",
     "code_digest",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 # What SageMaker, AzureML and a file system all take.
-_NAME = re.compile(r"[a-z][a-z0-9-]{1,30}[a-z0-9]")
+NAME = re.compile(r"[a-z][a-z0-9-]{1,30}[a-z0-9]")
 
 
 def check_name(name: str, *, what: str) -> str:
@@ -39,9 +40,9 @@ def check_name(name: str, *, what: str) -> str:
     Raises:
         ConfigError: It cannot be a name; the message shows one that can.
     """
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         better = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:32].strip("-")
-        better = better if _NAME.fullmatch(better) else "chest"
+        better = better if NAME.fullmatch(better) else "chest"
         raise ConfigError(
             f"{name!r} cannot be the name of {what}: 3 to 32 small letters, digits and hyphens, a letter first "
             f"and no hyphen last, such as {better!r}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -14,25 +13,21 @@ from medimg.cli.options import (
     Folder,
     Group,
     GroupColumn,
+    Instance,
     LabelColumns,
+    MaxHours,
     PathColumn,
     Positive,
     Separator,
+    Serving,
     SplitColumn,
+    Spot,
 )
 
 __all__ = ["add_to"]
 
 _TRAINING = "Training"
 _SERVING = "Serving"
-
-
-class Serving(StrEnum):
-    """How an endpoint is served."""
-
-    realtime = "realtime"
-    serverless = "serverless"
-    function = "lambda"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -51,15 +46,10 @@ def cost(
     group_column: GroupColumn = None,
     split_column: SplitColumn = None,
     backend: BackendName = "local",
-    instance: Annotated[
-        str | None,
-        typer.Option(rich_help_panel=_TRAINING, metavar="NAME", help="Machine, such as ml.g4dn.xlarge."),
-    ] = None,
+    instance: Instance = None,
     count: Annotated[int | None, typer.Option(rich_help_panel=_TRAINING, help="Machines (default: 1).")] = None,
-    spot: Annotated[bool, typer.Option("--spot", rich_help_panel=_TRAINING, help="Interruptible capacity.")] = False,
-    max_hours: Annotated[
-        float | None, typer.Option(rich_help_panel=_TRAINING, help="A longer job is stopped (default: 24).")
-    ] = None,
+    spot: Spot = False,
+    max_hours: MaxHours = None,
     hours: Annotated[
         float | None, typer.Option(rich_help_panel=_TRAINING, help="That training takes, if you know.")
     ] = None,

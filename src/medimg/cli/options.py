@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,11 +24,15 @@ __all__ = [
     "Folder",
     "Group",
     "GroupColumn",
+    "Instance",
     "LabelColumns",
+    "MaxHours",
     "PathColumn",
     "Positive",
     "Separator",
+    "Serving",
     "SplitColumn",
+    "Spot",
     "console",
     "find_model",
     "open_backend",
@@ -36,6 +41,7 @@ __all__ = [
 
 _DATA = "Data"
 _TABLE = "Data from a table"
+_MACHINE = "The machine, in a cloud"
 _WIDTH_OF_A_FILE = 200  # columns, where the output is no terminal: wide enough that no id is cut
 
 Folder = Annotated[
@@ -76,7 +82,25 @@ GroupColumn = Annotated[
 SplitColumn = Annotated[
     str | None, typer.Option(metavar="COLUMN", rich_help_panel=_TABLE, help="Of the table: train, val or test.")
 ]
+Instance = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=_MACHINE, metavar="NAME", help="Machine, such as ml.g4dn.xlarge (default: its own)."),
+]
+Spot = Annotated[
+    bool, typer.Option("--spot", rich_help_panel=_MACHINE, help="Interruptible capacity; training resumes.")
+]
+MaxHours = Annotated[
+    float | None, typer.Option(rich_help_panel=_MACHINE, help="A job that runs longer is stopped (default: 24).")
+]
 BackendName = Annotated[str, typer.Option("--backend", metavar="NAME", help="Where it runs.")]
+
+
+class Serving(StrEnum):
+    """How an endpoint is served: see `ServeConfig`."""
+
+    realtime = "realtime"
+    serverless = "serverless"
+    function = "lambda"
 
 
 def console() -> Console:

@@ -6,14 +6,13 @@ import json
 import shlex
 import subprocess
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medimg.cli import options
-from medimg.cli.options import BackendName
+from medimg.cli.options import BackendName, Instance, Serving
 from medimg.errors import ImageRejected
 
 if TYPE_CHECKING:
@@ -21,14 +20,6 @@ if TYPE_CHECKING:
     from medimg.inference.decision import Prediction
 
 __all__ = ["add_to", "probabilities"]
-
-
-class Kind(StrEnum):
-    """How an endpoint is served: see `ServeConfig`."""
-
-    realtime = "realtime"
-    serverless = "serverless"
-    function = "lambda"
 
 
 _MOST_SHOWN = 5  # probabilities of one image in a table
@@ -48,8 +39,10 @@ def deploy(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the endpoint (default: from the model's digest).")] = None,
-    kind: Annotated[Kind, typer.Option(help="How it is served; the local backend has realtime only.")] = Kind.realtime,
-    instance: Annotated[str | None, typer.Option(help="The cloud's name of a machine.")] = None,
+    kind: Annotated[
+        Serving, typer.Option(help="How it is served; the local backend has realtime only.")
+    ] = Serving.realtime,
+    instance: Instance = None,
     max_instances: Annotated[int, typer.Option(help="Machines at the highest load.")] = 1,
     memory_mb: Annotated[int | None, typer.Option(help="Of serverless and lambda.")] = None,
     http_api: Annotated[bool, typer.Option("--http-api", help="An HTTP address with a key in front of it.")] = False,

@@ -16,11 +16,14 @@ from medimg.cli.options import (
     Folder,
     Group,
     GroupColumn,
+    Instance,
     LabelColumns,
+    MaxHours,
     PathColumn,
     Positive,
     Separator,
     SplitColumn,
+    Spot,
 )
 from medimg.errors import ConfigError
 
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["add_to"]
 
 _TRAINING = "Training (see TrainConfig)"
-_MACHINE = "The machine, in a cloud"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -106,15 +108,9 @@ def train(
         int | None, typer.Option(rich_help_panel=_TRAINING, help="Of all that is random (default: 0).")
     ] = None,
     backend: BackendName = "local",
-    instance: Annotated[
-        str | None, typer.Option(rich_help_panel=_MACHINE, help="The cloud's name of a machine (default: its own).")
-    ] = None,
-    spot: Annotated[
-        bool, typer.Option("--spot", rich_help_panel=_MACHINE, help="Interruptible capacity; training resumes.")
-    ] = False,
-    max_hours: Annotated[
-        float | None, typer.Option(rich_help_panel=_MACHINE, help="A job that runs longer is stopped (default: 24).")
-    ] = None,
+    instance: Instance = None,
+    spot: Spot = False,
+    max_hours: MaxHours = None,
     name: Annotated[str | None, typer.Option(help="Begins the job's id (default: medimg).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Train anew although an identical job exists.")] = False,
     allow: Annotated[

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ __all__ = ["Answer", "Deployment", "NotHealthyError"]
 
 _SERVE = Path(__file__).parent / "serving_image" / "serve.py"
 _GRACE_SECONDS = 5.0
+_DRAIN_SECONDS = 60.0
 
 
 class NotHealthyError(Exception):
@@ -63,6 +66,8 @@ class Deployment:
             raise NotHealthyError(f"the image {container.image} was not found")
         self._container = cloud.containers.make(image, name)
         self._port = _free_port()
+        self._answering = 0
+        self._changed = threading.Condition()
 
     def start(self, check: Callable[[], object] = lambda: None) -> None:
         """Starts the container and returns once it answers /ping.
@@ -101,8 +106,22 @@ class Deployment:
         """Returns the container's answer to a request."""
         return self._ask("POST", "/invocations", body, headers, timeout_seconds)
 
+    @contextmanager
+    def held(self) -> Iterator[Deployment]:
+        """Keeps the container from being closed, as AWS sends no more requests and waits for the last answer."""
+        with self._changed:
+            self._answering += 1
+        try:
+            yield self
+        finally:
+            with self._changed:
+                self._answering -= 1
+                self._changed.notify_all()
+
     def close(self, grace_seconds: float = _GRACE_SECONDS) -> None:
-        """Ends the container; requests that are being answered have the grace."""
+        """Ends the container once nobody holds it; what was sent past that has the grace."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._answering, _DRAIN_SECONDS)
         if self._container.alive:
             self._container.stop(grace_seconds)
             self._container.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from werkzeug.wrappers import Response
@@ -220,9 +221,15 @@ class Endpoints:
 
     def _invoke(self, call: Call) -> Response:
         name = call.path_parameters["EndpointName"]
-        deployment = self._serving.get((call.region, name))
-        if deployment is None:
-            raise AwsError("ValidationError", f"Endpoint {name} of account {ACCOUNT} not found.")
+        with ExitStack() as held:
+            with self._records.locked():  # so that nothing is closed between being found and being held
+                deployment = self._serving.get((call.region, name))
+                if deployment is None:
+                    raise AwsError("ValidationError", f"Endpoint {name} of account {ACCOUNT} not found.")
+                held.enter_context(deployment.held())
+            return self._answer(call, name, deployment)
+
+    def _answer(self, call: Call, name: str, deployment: Deployment) -> Response:
         variant = self._records.get(call.region, name)["ProductionVariants"][0]
         largest = _LARGEST_SERVERLESS_BYTES if "CurrentServerlessConfig" in variant else _LARGEST_BYTES
         if len(call.body) > largest:

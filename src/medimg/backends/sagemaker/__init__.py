@@ -12,5 +12,5 @@ what these share:
   images     AWS's images                     instances  what an instance's name says
   prices     AWS's price list
 setting up:
-  bootstrap, policies, doctor
+  bootstrap, by template; policies, made of grants; doctor
 """

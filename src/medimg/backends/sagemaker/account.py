@@ -225,7 +225,7 @@ class Account:
 
     def uri(self, key: str) -> str:
         """Returns the S3 address of something of ours."""
-        return f"s3://{self.bucket}/{self.prefix}/{key}"
+        return self.storage.uri(key)
 
     def tag_list(self, **more: str) -> list[dict[str, str]]:
         """Returns our tags in the form that most services take: everything of ours has the tag `medimg`."""

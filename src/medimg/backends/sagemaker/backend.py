@@ -143,12 +143,12 @@ class SageMakerBackend(Backend):
 
     def _deploy(self, name: str, folder: Path, config: ServeConfig, details: Mapping[str, Any]) -> None:
         self._servers.pop(name, None)
-        one, other = self._endpoints, self._functions
+        mine, others = self._endpoints.deploy, self._functions.has
         if config.kind == "lambda":
-            one, other = other, one  # type: ignore[assignment]
-        if other.has(name):
+            mine, others = self._functions.deploy, self._endpoints.has
+        if others(name):
             raise AlreadyExistsError(f"an endpoint {name!r} of another kind exists")
-        one.deploy(name, folder, config, details)
+        mine(name, folder, config, details)
 
     def _invoke(self, name: str, body: bytes) -> Mapping[str, Any]:
         return self._served(name, lambda by: by.invoke(name, body))

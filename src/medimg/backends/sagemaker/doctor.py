@@ -18,9 +18,10 @@ from medimg.backends.doctor import Check
 from medimg.backends.sagemaker.account import EXECUTION_ROLE, LAMBDA_ROLE, SCHEDULER_ROLE, Account
 from medimg.backends.sagemaker.archives import DEFAULT_INSTANCE as SERVING_INSTANCE
 from medimg.backends.sagemaker.errors import translated
+from medimg.backends.sagemaker.grants import Grant, Role, Scope, trust
 from medimg.backends.sagemaker.images import serving_image, training_image
 from medimg.backends.sagemaker.jobs import DEFAULT_INSTANCE as TRAINING_INSTANCE
-from medimg.backends.sagemaker.policies import ROLES, USER, Grant, Role, Scope, trust
+from medimg.backends.sagemaker.policies import ROLES, USER
 from medimg.backends.sagemaker.storage import BLOCKED
 from medimg.config import Resources
 from medimg.errors import (

@@ -7,7 +7,6 @@ scheduled before it is there. Who fails takes away what it made itself, and noth
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medimg.backends.identity import NAME
 from medimg.backends.resource import Resource, Status
 from medimg.backends.sagemaker.account import Account
 from medimg.backends.sagemaker.archives import Archives
@@ -33,7 +33,6 @@ from medimg.progress import Display, heartbeat
 
 __all__ = ["Endpoints"]
 
-_NAME = re.compile(r"[a-z][a-z0-9-]{1,30}[a-z0-9]")
 _STATUS: dict[str, Status] = {
     "Creating": "starting", "InService": "ready", "Updating": "updating", "SystemUpdating": "updating",
     "RollingBack": "updating", "Failed": "failed", "OutOfService": "failed", "UpdateRollbackFailed": "failed",
@@ -241,7 +240,7 @@ class Endpoints:
 
     def _seen(self, name: str) -> _Seen | None:
         """Returns an endpoint as it is, also while it is being deleted; None where there is none."""
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             return None
         try:
             with translated(f"looking for the endpoint {name!r}"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import re
 import secrets
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 from medimg.artifact import ModelFolder
 from medimg.backends.bundle import bundle
+from medimg.backends.identity import NAME
 from medimg.backends.resource import Resource, Status
 from medimg.backends.sagemaker.account import Account
 from medimg.backends.sagemaker.errors import translated
@@ -47,7 +47,6 @@ MAX_BODY = 6 * 1024 * 1024  # of Lambda: a request, its image as base64
 _PACKAGES = ("ai-edge-litert", "numpy", "pillow", "pydantic")
 MEMORY_MB = 2048  # where the user leaves it open
 _RELAY_MEMORY_MB = 512
-_NAME = re.compile(r"[a-z][a-z0-9-]{1,30}[a-z0-9]")
 _START_SECONDS = 900.0  # after which a deploy that is not complete was cut off
 _FIRST_SECONDS = 120.0  # until a new address answers
 _MOST_MEMORY_MB = 10_240
@@ -186,9 +185,9 @@ class Functions:
         make_folder(scratch)
         with tempfile.NamedTemporaryFile(dir=scratch, suffix=".zip") as file, storage_errors(scratch):
             with zipfile.ZipFile(file.name, "w", zipfile.ZIP_DEFLATED) as archive:
-                for path in sorted(library.rglob("*")) if library is not None else ():
-                    if path.is_file():
-                        _add(archive, path.relative_to(library).as_posix(), path.read_bytes())  # type: ignore[arg-type]
+                if library is not None:
+                    for path in filter(Path.is_file, sorted(library.rglob("*"))):
+                        _add(archive, path.relative_to(library).as_posix(), path.read_bytes())
                 with zipfile.ZipFile(built) as ours:
                     for entry in ours.namelist():
                         _add(archive, entry, ours.read(entry))
@@ -226,7 +225,7 @@ class Functions:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def _answer(self, name: str) -> Mapping[str, Any] | None:
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             return None
         try:
             with translated(f"looking for the function of {name!r}"):
@@ -289,21 +288,31 @@ class Functions:
 
     def invoke(self, name: str, body: bytes) -> Mapping[str, Any]:
         """Sends an encoded image through the HTTP API and returns the answer."""
-        if name not in self._known:
-            self.describe(name)
-        config, url = self._known[name]
         if len(body) * 4 / 3 > MAX_BODY:
             raise EndpointError(
                 f"the image has {len(body) / 1e6:.1f} MB without loss, and Lambda takes about 4.5 MB: make it smaller "
                 "before, or deploy with ServeConfig(kind='realtime')"
             )
-        try:
-            status, content = self._request(name, url, config, body)
-        except MedimgError:
-            del self._known[name]
-            self.describe(name)  # says so where it was deleted meanwhile
-            raise
+        known = name in self._known
+        status, content = self._ask(name, body)
+        if known and status in (0, 401, 404):
+            # Another process may have deployed it anew, or deleted it: `describe` says so.
+            self._known.pop(name)
+            self.apis.forget_key(name)
+            status, content = self._ask(name, body)
+        if status == 0:
+            raise UnreachableError(content.decode())
         return read_answer(status, content, endpoint=name)
+
+    def _ask(self, name: str, body: bytes) -> tuple[int, bytes]:
+        """Returns status and content of an answer; 0 and why there is none."""
+        if name not in self._known:
+            self.describe(name)
+        config, url = self._known[name]
+        try:
+            return self._request(name, url, config, body)
+        except UnreachableError as error:
+            return 0, str(error).encode()
 
     def _request(self, name: str, url: str, config: ServeConfig, body: bytes | None) -> tuple[int, bytes]:
         headers = {"Content-Type": "application/octet-stream"}

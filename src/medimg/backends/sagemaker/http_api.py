@@ -95,7 +95,7 @@ class HttpApis:
         memory_mb: int,
         environment: Mapping[str, str],
     ) -> None:
-        """Makes the key and the function, lets the HTTP API lead to it, and asks it whether it is ready.
+        """Makes the function and its key, waits until it is active, and lets the HTTP API lead to it.
 
         Args:
             name: Of the endpoint.
@@ -109,7 +109,7 @@ class HttpApis:
 
         Raises:
             AlreadyExistsError: There is a function of that name, and another made it.
-        EndpointError: The function does not start.
+            EndpointError: The function does not start.
         """
         secret = secrets.token_urlsafe(32) if config.auth == "key" else ""
         variables = {
@@ -201,6 +201,10 @@ class HttpApis:
             self._keys[name] = answer["Parameter"]["Value"]
         return self._keys[name]
 
+    def forget_key(self, name: str) -> None:
+        """Has the key asked anew: another process may have deployed the endpoint again."""
+        self._keys.pop(name, None)
+
     # -- ending -------------------------------------------------------------------------------------------------------
 
     def deletions(self, name: str, address: Address) -> list[Deletion]:
@@ -226,7 +230,7 @@ class HttpApis:
                     self._account.client("apigatewayv2").delete_api(ApiId=id)
         with suppress(NotFoundError), translated(f"deleting the key of {name!r}"):
             self._account.client("ssm").delete_parameter(Name=self.key_parameter(name))
-        self._keys.pop(name, None)
+        self.forget_key(name)
         self._logs.delete(f"/aws/lambda/{self.function(name)}")
 
     def apis(self) -> list[tuple[str, str]]:

@@ -276,18 +276,20 @@ class Jobs:
 
     def all(self) -> list[Resource]:
         """Returns all jobs of ours."""
-        names, ended = [], set()
+        names, ended = [], {}
         with translated("listing the jobs"):
             for page in self._client.get_paginator("list_training_jobs").paginate(PaginationConfig={"PageSize": 100}):
                 for summary in page["TrainingJobSummaries"]:
                     if _ID.fullmatch(summary["TrainingJobName"]):
                         names.append(summary["TrainingJobName"])
                         if summary["TrainingJobStatus"] in ("Completed", "Failed", "Stopped"):
-                            ended.add(summary["TrainingJobName"])
+                            ended[summary["TrainingJobName"]] = summary["CreationTime"].timestamp()
 
         def one(name: str) -> Resource | None:
-            if name in ended and name in self._ended:
-                return self._ended[name]
+            known = self._ended.get(name)
+            # A deleted job's name may have been given to the same work again, by another process.
+            if known is not None and known.created == ended.get(name):
+                return known
             try:
                 return self.describe(name)
             except NotFoundError:  # another's, or deleted meanwhile

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from medimg.backends.identity import NAME
 from medimg.backends.resource import Resource
 from medimg.backends.sagemaker.account import Account
 from medimg.backends.sagemaker.archives import Archives
@@ -19,7 +20,7 @@ from medimg.progress import Display, Report
 
 __all__ = ["Registry"]
 
-_ID = re.compile(r"([a-z][a-z0-9-]{1,30}[a-z0-9])/([1-9]\d*)")
+_ID = re.compile(rf"({NAME.pattern})/([1-9]\d*)")
 _APPROVAL = {"Approved": "approved", "Rejected": "rejected", "PendingManualApproval": "pending"}
 _AT_ONCE = 8
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from medimg.backends.sagemaker.grants import Scope, trust
 from medimg.backends.sagemaker.policies import (
     ROLES,
     SERVE_POLICY,
     TRAIN_POLICY,
-    Scope,
     role_policy,
-    trust,
     user_policies,
 )
 from medimg.backends.sagemaker.storage import BLOCKED

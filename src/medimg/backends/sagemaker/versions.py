@@ -23,7 +23,7 @@ __all__ = ["VARIANT", "Versions"]
 
 VARIANT = "AllTraffic"
 _CONCURRENCY = 5  # requests at once of a serverless endpoint
-_NAME = re.compile(r"(.+)-[0-9a-f]{8}")
+_VERSION = re.compile(r".+-[0-9a-f]{8}")
 
 
 class Versions:
@@ -80,7 +80,8 @@ class Versions:
 
     def of(self, name: str) -> dict[str, float]:
         """Returns the versions that were made for an endpoint, and when, in seconds since the epoch."""
-        return {version: made for version, made in self._all(f"{name}-").items() if _NAME.fullmatch(version)[1] == name}  # type: ignore[index]
+        found = self._all(f"{name}-")  # AWS looks for it anywhere in a name
+        return {version: made for version, made in found.items() if version.rpartition("-")[0] == name}
 
     def ours(self) -> dict[str, str]:
         """Returns all versions of ours and the endpoints they were made for."""
@@ -100,7 +101,7 @@ class Versions:
             for page in self._client.get_paginator("list_endpoint_configs").paginate(NameContains=contains):
                 for config in page["EndpointConfigs"]:
                     found.setdefault(config["EndpointConfigName"], config["CreationTime"].timestamp())
-        return {version: made for version, made in found.items() if _NAME.fullmatch(version)}
+        return {version: made for version, made in found.items() if _VERSION.fullmatch(version)}
 
     def archives(self) -> set[str]:
         """Returns the addresses of the archives that endpoints are served from, and would grow from."""
