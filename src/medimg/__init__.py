@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medimg.artifact import ModelFolder
     from medimg.backends import available_backends, backend
+    from medimg.backends.azureml.backend import AzureMLBackend as AzureMLBackend
     from medimg.backends.base import Backend
+    from medimg.backends.compare import CostComparison, compare_costs
     from medimg.backends.handles import Endpoint, Job, ModelVersion
     from medimg.backends.local import LocalBackend
+    from medimg.backends.sagemaker.backend import SageMakerBackend as SageMakerBackend
     from medimg.config import Augment, Resources, ServeConfig, TrainConfig
     from medimg.data.dataset import Dataset, Sample
     from medimg.evaluation.report import Report
@@ -29,7 +32,9 @@ __version__ = "0.1.0"
 # Loaded at first use (PEP 562): importing medimg takes milliseconds and loads no framework.
 _HOMES = {
     "Augment": "medimg.config",
+    "AzureMLBackend": "medimg.backends.azureml.backend",
     "Backend": "medimg.backends.base",
+    "CostComparison": "medimg.backends.compare",
     "Dataset": "medimg.data.dataset",
     "Endpoint": "medimg.backends.handles",
     "Job": "medimg.backends.handles",
@@ -40,16 +45,20 @@ _HOMES = {
     "Predictions": "medimg.inference.predictions",
     "Report": "medimg.evaluation.report",
     "Resources": "medimg.config",
+    "SageMakerBackend": "medimg.backends.sagemaker.backend",
     "Sample": "medimg.data.dataset",
     "ServeConfig": "medimg.config",
     "TrainConfig": "medimg.config",
     "available_backends": "medimg.backends",
     "backend": "medimg.backends",
+    "compare_costs": "medimg.backends.compare",
 }
 
+# Without the backends that need an extra: a star import must not ask for it.
 __all__ = [
     "Augment",
     "Backend",
+    "CostComparison",
     "Dataset",
     "Endpoint",
     "Job",
@@ -65,6 +74,7 @@ __all__ = [
     "TrainConfig",
     "available_backends",
     "backend",
+    "compare_costs",
 ]
 
 
@@ -81,4 +91,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__", "errors"])
+    return sorted([*_HOMES, "__version__", "errors"])

@@ -210,6 +210,7 @@ class JobSpec(Settings):
         code: Hash of the medimg that submitted the job.
         notices: What the user was told about the data before the submit; it goes into the report.
         timings: Stage to seconds of what the submit did before, such as packing.
+        workload: Of a training, what its time and price depend on: `model`, `image_size`, `images`, `epochs`.
     """
 
     kind: Literal["train", "predict"] = "train"
@@ -226,6 +227,7 @@ class JobSpec(Settings):
     code: str
     notices: tuple[str, ...] = ()
     timings: dict[str, float] = Field(default_factory=dict)
+    workload: dict[str, str | int] = Field(default_factory=dict)
 
     @property
     def id(self) -> str:

@@ -1,7 +1,8 @@
 """Exports of a trained network for other runtimes, each checked against Keras before it is accepted.
 
-Runs in a fresh process on CPU in float32 (`python -m medimg.export MODEL_FOLDER`), so that neither a GPU, mixed
-precision nor several devices leave a trace in what is served; the golden probabilities are computed there too.
+Where the training used a GPU, mixed precision or several devices, this runs in a fresh process on CPU in float32
+(`python -m medimg.export MODEL_FOLDER`), so that none of them leaves a trace in what is served; the golden
+probabilities are computed there too. Else the process at hand is as good: TensorFlow is not imported a second time.
 """
 
 from __future__ import annotations
@@ -24,10 +25,32 @@ from medimg.home import atomic_write
 from medimg.inference.decision import distribution
 from medimg.inference.predictor import TOLERANCE
 
-__all__ = ["PATHS", "export_in_fresh_process"]
+__all__ = ["PATHS", "export", "export_in_fresh_process"]
 
 # The SavedModel lies in a folder that is its version's number: TensorFlow Serving takes `exports/saved_model` as it is.
 PATHS = {"litert": "exports/model.tflite", "saved_model": "exports/saved_model/1"}
+
+
+def export(folder: Path, *, check: Callable[[], None]) -> tuple[dict[str, str], dict[str, str]]:
+    """Writes the exports and golden probabilities of the draft model folder, in this process where that is as good.
+
+    Args and Returns: as `export_in_fresh_process`.
+    """
+    if not _is_plain():
+        return export_in_fresh_process(folder, check=check)
+    result = _export(folder, check)
+    return result["runtimes"], result["missing"]
+
+
+def _is_plain() -> bool:
+    """Tells whether this process computes on one CPU in float32, as every server does."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow" or keras.mixed_precision.global_policy().name != "float32":
+        return False
+    import tensorflow as tf
+
+    return not tf.config.list_physical_devices("GPU") and len(tf.config.list_logical_devices()) == 1
 
 
 def export_in_fresh_process(folder: Path, *, check: Callable[[], None]) -> tuple[dict[str, str], dict[str, str]]:
@@ -77,7 +100,7 @@ def export_in_fresh_process(folder: Path, *, check: Callable[[], None]) -> tuple
     return result["runtimes"], result["missing"]
 
 
-def _export(folder: Path) -> dict[str, dict[str, str]]:
+def _export(folder: Path, check: Callable[[], None] = lambda: None) -> dict[str, dict[str, str]]:
     import keras
 
     record = ModelRecord.model_validate_json((folder / "medimg.json").read_bytes())
@@ -98,6 +121,7 @@ def _export(folder: Path) -> dict[str, dict[str, str]]:
     for name, write in (("saved_model", _saved_model), ("litert", _litert)):
         target = folder / PATHS[name]
         target.parent.mkdir(parents=True, exist_ok=True)
+        check()
         try:
             run = write(model, target)
             found = np.concatenate([run(image) for image in images])

@@ -1,4 +1,4 @@
-"""The emulator of AWS, one for all tests."""
+"""The emulators of AWS and of Azure, one of each for all tests."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 if TYPE_CHECKING:
     from aws.handle import Emulator
+    from azure_cloud.handle import AzureEmulator
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +46,32 @@ def account(aws: Emulator, request: pytest.FixtureRequest, monkeypatch: pytest.M
     aws.clear_faults()
     aws.reset_clock()
     aws.reset_region(region)
+
+
+@pytest.fixture(scope="session")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureEmulator]:
+    """An emulator of Azure that runs until the tests end."""
+    pytest.importorskip("azure.ai.ml", reason="needs Azure's SDK: pip install 'medimg[azureml]'")
+    from azure_cloud.handle import AzureEmulator
+
+    if (missing := AzureEmulator.missing()) is not None:
+        pytest.skip(missing)
+    with AzureEmulator.start(tmp_path_factory.mktemp("azure")) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def subscription(
+    azure: AzureEmulator, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[AzureEmulator]:
+    """The emulator with the module's own `WORKSPACE`, and the identity that bootstrap makes; forgotten at the end."""
+    import quick_azureml  # noqa: F401 - it makes the backend ask more often
+
+    name: str = request.module.WORKSPACE
+    azure.make_workspace(name)
+    azure.make_ender()
+    azure.apply(monkeypatch, name)
+    yield azure
+    azure.clear_faults()
+    azure.reset_clock()
+    azure.reset_workspace(name)

@@ -23,9 +23,9 @@ import pytest
 
 pytest.importorskip("moto", reason="the emulator of AWS needs moto: pip install 'moto[server]'")
 
-from aws import guardian
 from aws.handle import Emulator
 from botocore.exceptions import ClientError, ConnectionClosedError
+from machines import guardian
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

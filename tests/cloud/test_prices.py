@@ -18,9 +18,9 @@ import pytest
 pytest.importorskip("boto3", reason="the SageMaker backend is not installed")
 
 from medimg.backends.cost import GB, estimate
+from medimg.backends.price_list import TABLE_SOURCE
 from medimg.backends.sagemaker.account import Account
-from medimg.backends.sagemaker.price_table import SOURCE
-from medimg.backends.sagemaker.prices import LIST, price_file, rates
+from medimg.backends.sagemaker.prices import LIST, list_of, rates
 from medimg.config import Resources, ServeConfig, TrainConfig
 from medimg.errors import ConfigError
 
@@ -186,8 +186,8 @@ def account(region: str = "us-east-1") -> Account:
 def age(region: str, days: int) -> str:
     """Makes all kept prices so many days old and returns that day."""
     asked = (dt.date.today() - dt.timedelta(days)).isoformat()
-    kept = json.loads(price_file(region).read_text())
-    price_file(region).write_text(json.dumps({id: fields | {"asked": asked} for id, fields in kept.items()}))
+    kept = json.loads(list_of(region).file.read_text())
+    list_of(region).file.write_text(json.dumps({id: fields | {"asked": asked} for id, fields in kept.items()}))
     return asked
 
 
@@ -358,16 +358,16 @@ def test_that_a_price_is_unknown_is_kept_too(price_list: PriceList) -> None:
 @pytest.mark.parametrize("content", ["", "[1]", '{"a": {}}', '{"AmazonSageMaker Train:ml.g4dn.xlarge": 7}'])
 def test_a_damaged_file_of_prices_is_asked_anew(price_list: PriceList, content: str) -> None:
     """It is no more than a copy."""
-    price_file("us-east-1").parent.mkdir(parents=True)
-    price_file("us-east-1").write_text(content)
+    list_of("us-east-1").file.parent.mkdir(parents=True)
+    list_of("us-east-1").file.write_text(content)
     assert rates(account(), GPU)["training"].amount == 0.71
 
 
 def test_a_kept_price_that_cannot_be_is_asked_anew(price_list: PriceList) -> None:
     """A negative one in a file that somebody edited."""
     rates(account(), GPU)
-    kept = json.loads(price_file("us-east-1").read_text())
-    price_file("us-east-1").write_text(json.dumps({id: fields | {"amount": -1} for id, fields in kept.items()}))
+    kept = json.loads(list_of("us-east-1").file.read_text())
+    list_of("us-east-1").file.write_text(json.dumps({id: fields | {"amount": -1} for id, fields in kept.items()}))
     assert rates(account(), GPU)["training"].amount == 0.71
 
 
@@ -380,7 +380,7 @@ def test_prices_that_two_estimates_ask_at_once_are_all_kept(price_list: PriceLis
     for thread in threads:
         thread.join()
     assert {"AmazonSageMaker Train:ml.g4dn.xlarge", "AmazonSageMaker Train:ml.m5.large"} <= set(
-        json.loads(price_file("us-east-1").read_text())
+        json.loads(list_of("us-east-1").file.read_text())
     )
 
 
@@ -402,7 +402,7 @@ def test_without_a_network_the_table_answers_soon_and_says_that_it_is_no_live_pr
     found = rates(account(), GPU, ServeConfig(kind="lambda"))
     assert time.monotonic() - started < 15
     assert found["training"].amount == 0.7364
-    assert found["training"].origin.startswith(f"{SOURCE}, 2026-11-20")
+    assert found["training"].origin.startswith(f"{TABLE_SOURCE}, 2026-11-20")
     assert found["training"].note == "the price list could not be reached"
     assert found["compute"].amount == 0.0000166667
 
@@ -412,7 +412,7 @@ def test_in_a_region_that_the_table_does_not_have_the_price_is_unknown(no_networ
     found = rates(account("eu-central-1"), GPU)
     assert found["training"].amount is None
     assert "no price of ml.g4dn.xlarge in eu-central-1" in found["training"].source
-    assert f"in us-east-1 it is 0.7364 USD ({SOURCE}, 2026-11-20)" in found["training"].note
+    assert f"in us-east-1 it is 0.7364 USD ({TABLE_SOURCE}, 2026-11-20)" in found["training"].note
     assert estimate(
         found, images=10, config=TrainConfig(), resources=GPU, hours=1, pack_bytes=GB
     ).total is None  # fmt: skip
@@ -429,7 +429,7 @@ def test_credentials_that_may_not_ask_are_told_which_permission_is_missing(price
     price_list.refusal = (400, "AccessDeniedException")
     found = rates(account(), GPU)["training"]
     assert "pricing:GetProducts" in found.note
-    assert found.origin.startswith(SOURCE)
+    assert found.origin.startswith(TABLE_SOURCE)
     assert len(price_list.asked) == 1, "one refusal is enough"
 
 
@@ -440,7 +440,7 @@ def test_without_credentials_the_table_answers(price_list: PriceList, monkeypatc
     found = rates(account(), GPU)["training"]
     assert found.amount == 0.7364
     assert "no AWS credentials" in found.note
-    assert not price_file("us-east-1").exists()
+    assert not list_of("us-east-1").file.exists()
 
 
 def test_an_answer_that_cannot_be_read_is_not_kept(price_list: PriceList) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import quick_sagemaker
 from aws.handle import Emulator
+from radiographs import few_radiographs, five_lines, small_network
 
 import medimg
-from medimg.config import Resources, ServeConfig, TrainConfig
+from medimg.config import Resources, ServeConfig
 from medimg.data.synthetic import write_phantoms
 from medimg.inference.predictor import TOLERANCE
 from medimg.progress import parse
@@ -21,41 +20,15 @@ from medimg.testing.workspace import phantom_dataset, recipe
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("account")]
 
 REGION = "eu-west-2"
-PATIENT = r"person(\d+)_(bacteria|virus)|((?:NORMAL2-)?IM-\d+)"
-
-
-@pytest.fixture
-def few_radiographs(real_data: Path, tmp_path: Path) -> Path:
-    """Some of the real chest images, in their folders."""
-    root = tmp_path / "chest"
-    for split, count in (("train", 120), ("test", 40)):
-        for name in ("NORMAL", "PNEUMONIA"):
-            target = root / split / name
-            target.mkdir(parents=True)
-            for image in sorted((real_data / "chestxray" / "kaggle224" / split / name).iterdir())[:count]:
-                shutil.copy(image, target)
-    return root
 
 
 def test_the_five_lines_give_the_same_model_on_sagemaker_as_here(
-    account: Emulator, few_radiographs: Path, real_data: Path
+    account: Emulator, real_data: Path, tmp_path: Path
 ) -> None:
     """Only the backend's name is another; the same seed and data give the same probabilities, also when served."""
-    (weights,) = sorted((real_data / "weights").glob("*0.35_224*.h5"))[:1]
-    config = TrainConfig(model_options={"alpha": 0.35}, weights=weights, epochs=3, early_stopping=None)
-    unseen = few_radiographs / "test" / "PNEUMONIA"
-
-    def five_lines(backend: Any) -> tuple[Any, list[Any]]:
-        dataset = medimg.Dataset.from_folder(
-            few_radiographs, group=r"person(\d+)_(bacteria|virus)|((?:NORMAL2-)?IM-\d+)"
-        )
-        job = backend.train(dataset, config)
-        assert job.report.metrics
-        with backend.deploy() as endpoint:
-            return job, endpoint.predict_many(sorted(unseen.iterdir())[:5])
-
-    here, answers_here = five_lines(medimg.backend("local"))
-    there, answers_there = five_lines(quick_sagemaker.backend())
+    root, config = few_radiographs(real_data, tmp_path), small_network(real_data)
+    here, answers_here = five_lines(medimg.backend("local"), root, config)
+    there, answers_there = five_lines(quick_sagemaker.backend(), root, config)
     assert there.id == here.id, "the same work has the same name everywhere"
     for one, other in zip(answers_here, answers_there, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=TOLERANCE)

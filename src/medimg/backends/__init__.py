@@ -37,6 +37,7 @@ def _known() -> dict[str, list[tuple[str, str]]]:
     """Returns name to (module:class, package); two packages that bring the same name are both listed."""
     known = {
         "local": [("medimg.backends.local:LocalBackend", "medimg")],
+        "azureml": [("medimg.backends.azureml.backend:AzureMLBackend", "medimg")],
         "sagemaker": [("medimg.backends.sagemaker.backend:SageMakerBackend", "medimg")],
     }
     for entry in metadata.entry_points(group=GROUP):

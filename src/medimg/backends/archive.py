@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol, Self, cast
 from medimg.errors import BackendError
 from medimg.home import storage_errors
 
-__all__ = ["Readable", "extract"]
+__all__ = ["MOST_BYTES", "MOST_FILES", "Readable", "extract", "leads_elsewhere"]
 
 MOST_FILES = 10_000
 MOST_BYTES = 20_000_000_000
@@ -64,6 +64,11 @@ def extract(stream: Readable, target: Path, *, name: str, packed_bytes: int, fol
             raise
     if folder and not made:
         raise BackendError(f"the archive {name} has no folder {folder!r}. Delete the model and make it again")
+
+
+def leads_elsewhere(name: str) -> bool:
+    """Tells whether what has this name would be written outside of the folder that it is put into."""
+    return name.startswith("/") or ".." in PurePosixPath(name).parts or bool(set(name) & {"\\", "\0"})
 
 
 class _Refused(Exception):  # noqa: N818 - it is a word of a sentence
@@ -122,11 +127,6 @@ def _parts(member: tarfile.TarInfo) -> tuple[str, ...]:
     if not (member.isreg() or member.isdir()) or member.issparse():
         raise _Refused(f"{member.name!r} is neither a file nor a folder")
     parts = PurePosixPath(member.name).parts
-    if (
-        member.name.startswith("/")
-        or ".." in parts
-        or set(member.name) & {"\\", "\0"}
-        or (member.isreg() and not parts)
-    ):
+    if leads_elsewhere(member.name) or (member.isreg() and not parts):
         raise _Refused(f"{member.name!r} leads elsewhere")
     return parts

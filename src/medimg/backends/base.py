@@ -286,15 +286,15 @@ class Backend(ABC):
         deleted: list[Resource] = []
         left: list[tuple[str, MedimgError]] = []
 
-        def end(resource: Resource) -> None:
+        def end(resource: Resource) -> Resource | None:
             try:
                 self._remove(resource.kind, resource.id)
             except NotFoundError:
-                return  # another process, or its own deadline, was faster
+                return None  # another process, or its own deadline, was faster
             except MedimgError as error:
                 left.append((f"{resource.kind} {resource.id}", error))
-                return
-            deleted.append(resource)
+                return None
+            return resource
 
         # Kind by kind: a registry that does not answer must not keep an endpoint alive.
         for kind in (kind for kind in _KINDS if kind in kinds):
@@ -305,7 +305,7 @@ class Backend(ABC):
                 continue
             # Of endpoints each takes a while to end and is billed meanwhile.
             with ThreadPoolExecutor(_AT_ONCE if kind == "endpoint" else 1) as pool:
-                list(pool.map(end, found))
+                deleted += filter(None, pool.map(end, found))
         try:
             self._tidy(kinds)
         except MedimgError as error:

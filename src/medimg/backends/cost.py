@@ -220,6 +220,8 @@ class Cost:
         count: Machines.
         rate: The price of a machine-hour, as it is known today.
         spot: Whether it ran on interruptible capacity.
+        full: The price without spot, where spot has a price of its own; None: it has none, and what it saves is in the
+            seconds.
     """
 
     billable_seconds: float
@@ -227,6 +229,7 @@ class Cost:
     count: int = 1
     training_seconds: float | None = None
     spot: bool = False
+    full: Rate | None = None
 
     @property
     def amount(self) -> float | None:
@@ -236,9 +239,11 @@ class Cost:
     @property
     def saved(self) -> float | None:
         """The share that spot saved, 0 to 1; None: the job did not use it, or the backend does not tell."""
-        if not self.spot or not self.training_seconds:
+        if not self.spot:
             return None
-        return max(0.0, 1 - self.billable_seconds / self.training_seconds)
+        if self.full is not None:
+            return 1 - self.rate.amount / self.full.amount if self.rate.amount and self.full.amount else None
+        return max(0.0, 1 - self.billable_seconds / self.training_seconds) if self.training_seconds else None
 
     def __repr__(self) -> str:
         machine = f"{self.count} × {self.rate.of or 'a machine'}"
@@ -256,18 +261,23 @@ def job_cost(details: Mapping[str, Any], rates: Mapping[str, Rate]) -> Cost | No
     """Returns what a job did cost; None where its backend has not told what it bills.
 
     Args:
-        details: Of the job: `billable_seconds`, `training_seconds`, `instance`, `count`, `spot`. Where billable
-            seconds tell the saving of spot already, as SageMaker's do, they are billed at the full price.
-        rates: Prices by key; only "training" is used.
+        details: Of the job: `billable_seconds`, `training_seconds`, `instance`, `count`, `spot`.
+        rates: Prices by key. A job on spot is billed at "training-spot" where that is known; where it is not, as at
+            SageMaker, billable seconds tell the saving, and are billed at the full price.
     """
     billable = details.get("billable_seconds")
     if billable is None:
         return None
+    rate, spot = _rate(rates, "training"), bool(details.get("spot"))
+    low = rates.get("training-spot") if spot else None
+    if low is not None and low.amount is None:
+        low = None
     running = details.get("training_seconds")
     return Cost(
         float(billable),
-        _rate(rates, "training"),
+        low or rate,
         int(details.get("count") or 1),
         None if running is None else float(running),
-        bool(details.get("spot")),
+        spot,
+        rate if low else None,
     )

@@ -69,7 +69,7 @@ class LocalBackend(Backend):
         record = {
             "created": time.time(),
             "task": spec.kind,
-            **spec.model_dump(include={"checkpoints", "pack", "inputs", "timings"}),
+            **spec.model_dump(include={"checkpoints", "pack", "inputs", "timings", "workload"}),
         }
         with self._new(folder) as draft:
             atomic_write(draft / "spec.json", spec.model_dump_json(indent=1))

@@ -25,12 +25,12 @@ class Resource:
         id: The job's id; "name/version" of a model; the endpoint's name.
         status: What it is doing.
         created: Seconds since the epoch.
-        details: By kind, and more where the backend has it. Jobs: `task` ("train" or "predict"), `checkpoints` (as in
-            the specification), `reason` where it failed, `timings` (stage to seconds: what was before the job's own
-            log, and beside it), `url` (its page in the cloud's console), and for the bill `instance`, `count`, `spot`,
-            `training_seconds`, `billable_seconds`. Models: `digest`, `job`, `metrics`, `approval`. Endpoints: `digest`,
-            `config` (the ServeConfig), `url`, `reason` where it or its last update failed, `key_command` where an API
-            key is asked for (the shell command that prints it; "": none is asked).
+        details: By kind, and more where the backend has it. Jobs: `task` ("train" or "predict"), `checkpoints` and
+            `workload` (as in the specification), `reason` where it failed, `timings` (stage to seconds: what was before
+            the job's own log, and beside it), `url` (its page in the cloud's console), and for the bill `instance`,
+            `count`, `spot`, `training_seconds`, `billable_seconds`. Models: `digest`, `job`, `metrics`, `approval`.
+            Endpoints: `digest`, `config` (the ServeConfig), `url`, `reason` where it or its last update failed,
+            `key_command` where an API key is asked for (the shell command that prints it; "": none is asked).
     """
 
     kind: Kind

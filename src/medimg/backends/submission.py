@@ -26,7 +26,7 @@ __all__ = ["Submission", "prepare_prediction", "prepare_training"]
 
 
 # What a job's name does not depend on: how it is run, what was said about its data, and whose ids its manifest holds.
-_UNNAMED = {"base", "attempt", "checkpoints", "resources", "notices", "samples", "timings"}
+_UNNAMED = {"base", "attempt", "checkpoints", "resources", "notices", "samples", "timings", "workload"}
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,16 @@ def _submission(
     split: Split | None = None,
     notices: tuple[str, ...] = (),
 ) -> Submission:
+    workload: dict[str, str | int] = {}
+    if config is not None:
+        workload = {
+            "model": config.model, "image_size": config.image_size, "images": len(pack),
+            "epochs": config.epochs + config.fine_tune_epochs,
+        }  # fmt: skip
     draft = JobSpec(
         kind=kind, base=name, checkpoints=name, config=config, resources=resources, data=pack.fingerprint,
         pack=pack.path.name, samples=pack.manifest, inputs={role: use.path.name for role, use in inputs.items()},
-        split=split, code=code_digest(), notices=notices,
+        split=split, code=code_digest(), notices=notices, workload=workload,
     )  # fmt: skip
     # A table of predictions is keyed by sample id: the same pixels under other names are another table.
     unnamed = _UNNAMED - {"samples"} if kind == "predict" else _UNNAMED

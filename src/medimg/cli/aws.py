@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medimg.cli import options
-from medimg.home import atomic_write, storage_errors
 
 if TYPE_CHECKING:
     from medimg.backends.sagemaker.bootstrap import Setup
@@ -93,14 +91,8 @@ def _hand_over(
     else:
         made = documents(account, region=region or "*", bucket=bucket, prefix=prefix, kms_key=kms_key)
         then = "Roles, policies and bucket, to be made by hand"
-    text = json.dumps(made, indent=2) + "\n"
-    if output is None:
-        sys.stdout.write(text)
-        return
-    with storage_errors(output.parent):
-        atomic_write(output, text)
-    typer.echo(f"{output}: hand it to your administrator; nothing was made.")
-    typer.echo(f"It is made with: {then}{output}" if form is Form.cloudformation else then)
+    written = f"It is made with: {then}{output}" if form is Form.cloudformation else then
+    options.hand_over(json.dumps(made, indent=2) + "\n", output, [written])
 
 
 def status(region: Region = None, profile: Profile = None, bucket: Bucket = None, prefix: Prefix = "medimg") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medimg.errors import NotFoundError, did_you_mean
+from medimg.home import atomic_write, storage_errors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +38,7 @@ __all__ = [
     "Spot",
     "console",
     "find_model",
+    "hand_over",
     "open_backend",
     "read_dataset",
 ]
@@ -105,12 +109,28 @@ class Serving(StrEnum):
 
 def console() -> Console:
     """Returns the console for tables; text that comes from the user is never read as markup."""
-    import sys
-
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
     return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def hand_over(text: str, output: Path | None, then: Sequence[str]) -> None:
+    """Prints what an administrator is given, or writes it to a file and says what is done with it.
+
+    Args:
+        text: The content.
+        output: The file; None: standard output.
+        then: Lines that say how it is made.
+    """
+    if output is None:
+        sys.stdout.write(text)
+        return
+    with storage_errors(output.parent):
+        atomic_write(output, text)
+    typer.echo(f"{output}: hand it to your administrator; nothing was made.")
+    for line in then:
+        typer.echo(line)
 
 
 def open_backend(name: str) -> Backend:

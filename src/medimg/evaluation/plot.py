@@ -46,8 +46,12 @@ class Plot(Figure):
         figure = cls(side * min(shown, 4), side * -(-shown // 4))
         return figure, figure.panels(names)
 
-    def _repr_png_(self) -> bytes:
+    def png(self) -> bytes:
+        """Returns the figure as PNG."""
         return self._bytes("png")
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
 
     def svg(self) -> bytes:
         """Returns the figure as SVG with text as outlines: it looks the same with any fonts."""

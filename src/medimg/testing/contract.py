@@ -30,7 +30,7 @@ _STATUSES = {
     "endpoint": {"starting", "ready", "updating", "failed"},
 }
 _DETAILS: dict[str, dict[str, type]] = {
-    "job": {"task": str, "checkpoints": str, "timings": dict},
+    "job": {"task": str, "checkpoints": str, "timings": dict, "workload": dict},
     "model": {"digest": str, "job": str, "metrics": dict},
     "endpoint": {"digest": str, "config": dict, "url": str},
 }

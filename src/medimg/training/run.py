@@ -22,7 +22,7 @@ from medimg.data.synthetic import golden_files
 from medimg.errors import DatasetError
 from medimg.evaluation.score import judge
 from medimg.evaluation.seen import write_seen
-from medimg.export import export_in_fresh_process
+from medimg.export import export
 from medimg.home import atomic_write
 from medimg.job import Interrupted, Paths, Stop
 from medimg.models.classifier import Classifier
@@ -242,7 +242,7 @@ class _Training:
         )
         atomic_write(draft / "medimg.json", record.model_dump_json(indent=1))
         self.report(Event("stage", "exporting", message="LiteRT and SavedModel"))
-        runtimes, missing = export_in_fresh_process(draft, check=self.stop.check)
+        runtimes, missing = export(draft, check=self.stop.check)
         for name, why in missing.items():
             self.report(Event("warning", message=f"no {name} export: {why}"))
         return ModelFolder(draft, record.model_copy(update={"runtimes": runtimes, "missing": missing}), "")

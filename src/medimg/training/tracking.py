@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -58,13 +59,23 @@ class Tracker:
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Records parameters; a resumed job gives the same ones again."""
         if self._client is not None:
-            self._try(lambda: [self._client.log_param(self._run, name, value) for name, value in values.items()])
+            self._try(self._record, values, {}, 0)
 
     def metrics(self, values: Mapping[str, float | None], *, step: int = 0) -> None:
         """Records numbers of one step; what is not estimable is left out."""
         if self._client is not None:
             known = {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
-            self._try(lambda: [self._client.log_metric(self._run, name, v, step=step) for name, v in known.items()])
+            self._try(self._record, {}, known, step)
+
+    def _record(self, parameters: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric, Param
+
+        # In one request: where the server is in a cloud, training waits a while for each.
+        self._client.log_batch(
+            self._run,
+            params=[Param(name, str(value)) for name, value in parameters.items()],
+            metrics=[Metric(name, value, int(time.time() * 1000), step) for name, value in metrics.items()],
+        )
 
     def end(self, status: str) -> None:
         """Ends the run: FINISHED, FAILED or KILLED."""

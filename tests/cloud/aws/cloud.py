@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clock import Clock
+from machines.containers import Containers
+
 from .account import Storage
 from .calls import AwsError, Call, Operation
-from .containers import Containers
 from .images import Images
 from .records import Records, Tags
 
-__all__ = ["Clock", "Cloud", "Settings"]
+__all__ = ["Cloud", "Settings"]
 
 Check = Callable[[Call], None]
 Edit = Callable[[Call, dict[str, Any]], None]
-
-
-class Clock:
-    """The time that schedules see: the real one, and what tests advance it by."""
-
-    def __init__(self) -> None:
-        self._ahead = 0.0
-
-    def now(self) -> float:
-        """Returns seconds since the epoch."""
-        return time.time() + self._ahead
-
-    def advance(self, seconds: float) -> None:
-        """Moves the time on."""
-        self._ahead += seconds
-
-    def reset(self) -> None:
-        """Makes it the real time again."""
-        self._ahead = 0.0
 
 
 @dataclass
@@ -96,7 +78,7 @@ class Cloud:
 
     def __post_init__(self) -> None:
         self.images = Images(self.root / "images")
-        self.containers = Containers(self.root / "containers", self.images, self.namespaces)
+        self.containers = Containers(self.root / "containers", self.images.packages, self.namespaces)
         self.tags = Tags(self._exists)
         self.lock = threading.Lock()
         self.serve("sagemaker", self.tags.operations())

@@ -13,9 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from machines.containers import Container
+
 from .account import LogStream, role_credentials
 from .cloud import Cloud
-from .containers import Container
 
 __all__ = ["FunctionEnvironment", "FunctionSettings", "Outcome"]
 
@@ -119,7 +120,7 @@ class FunctionEnvironment:
             self._log.write([f"[ERROR] PermissionError: {message}"])
             return _error("Runtime.ImportModuleError", message)
         self._server = _serve(self)
-        self._container = cloud.containers.make("lambda", settings.name, with_ml=False)
+        self._container = cloud.containers.make("lambda", settings.name)
         environment = {
             **cloud.environment(settings.region),
             **role_credentials(settings.role, settings.name, settings.region),

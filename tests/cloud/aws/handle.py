@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import boto3
 import pytest
 from botocore.config import Config
+from process import EmulatorProcess, start_process
 
 __all__ = ["Emulator"]
 
-_START_SECONDS = 60.0
 _KEY = "AKIAEMULATORROOT0001"
 _TRUST = {
     "Version": "2012-10-17",
@@ -28,7 +22,7 @@ _TRUST = {
 }
 
 
-class Emulator:
+class Emulator(EmulatorProcess):
     """A running emulator; use `Emulator.start`.
 
     Attributes:
@@ -37,12 +31,7 @@ class Emulator:
         region: Of `environment`.
     """
 
-    def __init__(self, url: str, root: Path, region: str, process: subprocess.Popen[bytes]) -> None:
-        self.url = url
-        self.root = root
-        self.region = region
-        self._process = process
-        self._mark = 0
+    region = "eu-central-1"
 
     @classmethod
     def start(cls, root: Path, *, region: str = "eu-central-1", namespaces: bool = True) -> Self:
@@ -53,47 +42,11 @@ class Emulator:
             region: The default region of clients.
             namespaces: False: as on machines that forbid user namespaces.
         """
-        root.mkdir(parents=True, exist_ok=True)
-        address = root / "address"
-        address.unlink(missing_ok=True)
-        command = [sys.executable, str(Path(__file__).with_name("__main__.py")), "--root", str(root),
-                   "--address-file", str(address), "--parent", str(os.getpid())]  # fmt: skip
-        log = (root / "emulator.log").open("ab")
-        with log:
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-            process = subprocess.Popen(
-                command + ["--no-namespaces"] * (not namespaces), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=environment,
-            )  # fmt: skip
-        deadline = time.monotonic() + _START_SECONDS
-        while not address.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                raise RuntimeError(f"the emulator did not start:\n{(root / 'emulator.log').read_text()[-4000:]}")
-            time.sleep(0.02)
-        return cls(address.read_text(), root, region, process)
-
-    def close(self) -> None:
-        """Ends it with all its containers."""
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def pid(self) -> int:
-        """Id of its process."""
-        return self._process.pid
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        more = ["--no-namespaces"] * (not namespaces)
+        emulator = cls(*start_process(Path(__file__).with_name("__main__.py"), root, more, environment))
+        emulator.region = region
+        return emulator
 
     # -- clients ------------------------------------------------------------------------------------------------------
 
@@ -168,7 +121,7 @@ class Emulator:
             seed: Of the shares.
         """
         several = [fail] if fail and isinstance(next(iter(fail)), str) else list(fail)
-        self._tell(
+        self.tell(
             "faults", rate=rate, statuses=list(statuses), operations=_listed(operations), fail=several,
             performed=performed, seed=seed,
         )  # fmt: skip
@@ -177,56 +130,52 @@ class Emulator:
         self, *, seconds: float | None = None, calls: int | None = None, operations: Collection[str] | None = None
     ) -> None:
         """Closes connections without an answer, for a time or for so many calls."""
-        self._tell("faults", outage_seconds=seconds, outage_calls=calls, operations=_listed(operations))
+        self.tell("faults", outage_seconds=seconds, outage_calls=calls, operations=_listed(operations))
 
     def latency(self, seconds: float) -> None:
         """Makes every request wait."""
-        self._tell("faults", latency_seconds=seconds)
+        self.tell("faults", latency_seconds=seconds)
 
     def capacity_errors(self, jobs: int) -> None:
         """Makes the next jobs find no free machine."""
-        self._tell("settings", capacity_errors=jobs)
+        self.tell("settings", capacity_errors=jobs)
 
     def quota(self, name: str, value: float, region: str | None = None) -> None:
         """Sets a quota, such as "ml.g5.xlarge for training job usage"."""
-        self._tell("quota", region=region or self.region, name=name, value=value)
+        self.tell("quota", region=region or self.region, name=name, value=value)
 
     def clear_faults(self) -> None:
         """Takes back all faults, quotas and errors of capacity."""
-        self._tell("clear_faults")
+        self.tell("clear_faults")
 
     def settings(self, **values: float) -> None:
         """Changes `cloud.Settings`: grace_seconds, starting_seconds, ping_seconds."""
-        self._tell("settings", **values)
+        self.tell("settings", **values)
 
     def interrupt_spot(self, job: str, region: str | None = None) -> None:
         """Takes the spot instance of a training job away."""
-        self._tell("interrupt_spot", job=job, region=region or self.region)
+        self.tell("interrupt_spot", job=job, region=region or self.region)
 
     def advance(self, seconds: float) -> None:
         """Moves the clock of the schedules on; what is due by then is done when this returns.
 
         It stays ahead, and schedules made later come too early: `reset_clock` takes it back.
         """
-        self._tell("advance", seconds=seconds)
+        self.tell("advance", seconds=seconds)
 
     def reset_clock(self) -> None:
         """Makes the clock of the schedules show the real time again."""
-        self._tell("reset_clock")
+        self.tell("reset_clock")
 
     def enforce_iam(self, on: bool = True) -> None:
         """Checks the policies of users and roles; `environment` and `client` still may do everything."""
-        self._tell("settings", enforce_iam=on)
+        self.tell("settings", enforce_iam=on)
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
-    def mark(self) -> None:
-        """Makes `calls` begin here."""
-        self._mark = int(self._tell("count"))
-
     def calls(self, service: str | None = None, operation: str | None = None) -> list[dict[str, Any]]:
         """Returns the calls since the start or the last mark, oldest first: see `journal.Entry`."""
-        entries: list[dict[str, Any]] = self._tell("calls", mark=self._mark)
+        entries: list[dict[str, Any]] = self.tell("calls", mark=self._mark)
         return [
             entry
             for entry in entries
@@ -235,20 +184,12 @@ class Emulator:
 
     def state(self, region: str | None = None) -> dict[str, list[str]]:
         """Returns the names of all that exists by kind: buckets, objects, training_jobs, endpoints, roles and so on."""
-        found: dict[str, list[str]] = self._tell("state", region=region)
+        found: dict[str, list[str]] = self.tell("state", region=region)
         return found
 
     def reset_region(self, region: str) -> None:
         """Ends and forgets everything of a region."""
-        self._tell("reset_region", region=region)
-
-    def _tell(self, verb: str, **given: Any) -> Any:
-        request = urllib.request.Request(f"{self.url}/_emulator/{verb}", json.dumps(given).encode(), method="POST")  # noqa: S310
-        try:
-            with urllib.request.urlopen(request) as answer:  # noqa: S310
-                return json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            raise RuntimeError(f"{verb}: {error.read().decode()}") from None
+        self.tell("reset_region", region=region)
 
 
 def _listed(operations: Collection[str] | None) -> list[str] | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
 import sysconfig
 import threading
 from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-__all__ = ["PYTHON", "Images"]
+from machines.containers import Place
 
-PYTHON = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+__all__ = ["ML", "Images"]
+
+ML = Place("/opt/ml", "algo-1")  # what a container of SageMaker sees of itself
 
 # What AWS's TensorFlow-Serving image brings, beside TensorFlow Serving itself.
 _INFERENCE = (

@@ -11,9 +11,11 @@ import threading
 import time
 from pathlib import Path
 
+from machines.containers import Container
+
 from .account import LogStream, role_credentials
 from .cloud import Cloud
-from .containers import Container
+from .images import ML
 from .records import Record, now
 
 __all__ = ["TrainingRun", "pack_folder"]
@@ -128,10 +130,10 @@ class TrainingRun:
                 f"image exist in {self._region} and that role {record['RoleArn']} has permission to pull it: "
                 "ecr:BatchCheckLayerAvailability, ecr:BatchGetImage, ecr:GetDownloadUrlForLayer"
             )
-        container = self._cloud.containers.make(image, record["TrainingJobName"])
+        container = self._cloud.containers.make(image, record["TrainingJobName"], ML)
         try:
             self._move("Downloading")
-            read_only = self._fill(container.ml)
+            read_only = self._fill(container.files)
             with self._lock:
                 if self._why_stopped:
                     return
@@ -139,9 +141,9 @@ class TrainingRun:
             status = self._watch(container)
             why = self._why()
             if not why and status != 0:
-                raise JobFailedError(f"AlgorithmError: {self._reason(container.ml)}, exit code: {status}")
+                raise JobFailedError(f"AlgorithmError: {self._reason(container.files)}, exit code: {status}")
             if why != "Interrupted":
-                self._upload(container.ml)
+                self._upload(container.files)
         finally:
             self._container = None
             self._cloud.containers.remove(container)
@@ -232,7 +234,7 @@ class TrainingRun:
         """Returns the container's exit status; meanwhile its checkpoints are kept."""
         ended = threading.Event()
         sync = None
-        if (folder := self._checkpoints(container.ml)) is not None:
+        if (folder := self._checkpoints(container.files)) is not None:
             sync = _Sync(self._cloud, folder, self._record["CheckpointConfig"]["S3Uri"])
             watcher = threading.Thread(target=sync.until, args=(ended,), daemon=True)
             watcher.start()

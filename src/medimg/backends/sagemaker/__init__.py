@@ -7,7 +7,7 @@ backend    the ten primitives, each over one of:
   functions  Lambda endpoints; http_api: the address and key in front of a function
 what these share:
   account    session, clients, names          errors     boto3's errors in medimg's words
-  storage    objects in S3, by transfer       archives   what SageMaker serves
+  storage    objects in S3, by reader         archives   what SageMaker serves
   logs       CloudWatch                       schedules  the end of an endpoint's time
   images     AWS's images                     instances  what an instance's name says
   prices     AWS's price list

@@ -7,8 +7,6 @@ credentials finds it, also with an empty `MEDIMG_HOME`.
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from medimg.backends.job_files import JOB_ID, described, details, input_files, orphans, spec_file
 from medimg.backends.resource import Resource, Status
 from medimg.backends.sagemaker.account import Account
 from medimg.backends.sagemaker.errors import explain_failure, translated
@@ -33,7 +32,6 @@ __all__ = ["DEFAULT_INSTANCE", "Jobs"]
 
 DEFAULT_INSTANCE = "ml.g4dn.xlarge"
 _LOG_GROUP = "/aws/sagemaker/TrainingJobs"
-_ID = re.compile(r"[a-z][a-z0-9-]*-[0-9a-f]{10}-\d+")
 _SPOT_PATIENCE = 2.0  # times the longest run: how long a job may wait for spot capacity, its run included
 _MOST_HOURS = 28 * 24  # of SageMaker
 _AT_ONCE = 8
@@ -110,8 +108,8 @@ class Jobs:
         data = self._account.writable.upload_pack(pack, spec.samples, watch)
         given = self._upload_inputs(spec, inputs, watch)
         timings = watch.timings
-        spec_uri = self._upload_spec(spec)
-        request = self._request(spec, pack, image, {"code": code, "pack": data, "spec": spec_uri, **given}, timings)
+        spec_uri = self._account.writable.put(*spec_file(spec))
+        request = self._request(spec, image, {"code": code, "pack": data, "spec": spec_uri, **given}, timings)
         report(Event("stage", "queueing"))
         try:
             with translated(f"submitting the job {spec.id!r}"):
@@ -134,13 +132,14 @@ class Jobs:
         if not files.keys() <= storage.list(folder).keys():
             self._upload_code(silent)
         if spec.inputs:
-            folder, sources = _input_files(spec, inputs)
+            folder, sources = input_files(spec, inputs)
             there = storage.list(folder)
             for key, path in sources.items():
                 if key not in there:
                     storage.upload_file(path, key)
-        if self._spec_key(spec) not in storage.list(f"jobs/{spec.id}/"):
-            self._upload_spec(spec)
+        key, content = spec_file(spec)
+        if key not in storage.list(f"jobs/{spec.id}/"):
+            storage.put(key, content)
 
     def _code(self) -> tuple[str, dict[str, Path | bytes]]:
         """Returns the folder of the running medimg and of the script that starts it, and both by key."""
@@ -162,19 +161,12 @@ class Jobs:
     def _upload_inputs(self, spec: JobSpec, inputs: Path, report: Report) -> dict[str, str]:
         if not spec.inputs:
             return {}
-        folder, files = _input_files(spec, inputs)
+        folder, files = input_files(spec, inputs)
         self._account.writable.upload_files(files, report)
         return {"inputs": self._account.uri(folder)}
 
-    def _spec_key(self, spec: JobSpec) -> str:
-        # Named by its content: of two that submit the same job at once, the loser must not change the winner's.
-        return f"jobs/{spec.id}/spec-{hashlib.sha256(_as_bytes(spec)).hexdigest()[:8]}.json"
-
-    def _upload_spec(self, spec: JobSpec) -> str:
-        return self._account.writable.put(self._spec_key(spec), _as_bytes(spec))
-
     def _request(
-        self, spec: JobSpec, pack: Path, image: str, channels: Mapping[str, str], timings: Mapping[str, float]
+        self, spec: JobSpec, image: str, channels: Mapping[str, str], timings: Mapping[str, float]
     ) -> dict[str, Any]:
         resources, account = spec.resources, self._account
         seconds = max(1, round(min(resources.max_hours, _MOST_HOURS) * 3600))
@@ -185,17 +177,8 @@ class Jobs:
         stopping = {"MaxRuntimeInSeconds": seconds}
         if resources.spot:
             stopping["MaxWaitTimeInSeconds"] = min(round(seconds * _SPOT_PATIENCE), _MOST_HOURS * 3600)
-        workload = {}
-        if spec.config is not None:
-            facts = json.loads((pack / "pack.json").read_text(encoding="utf-8"))
-            images = sum(shard["images"] for shard in facts["shards"])
-            workload = {"model": spec.config.model, "image_size": spec.config.image_size, "images": images}
-            workload |= {"epochs": spec.config.epochs + spec.config.fine_tune_epochs}
-        described = {
-            "medimg-task": spec.kind, "medimg-checkpoints": spec.checkpoints, "medimg-pack": spec.pack,
-            "medimg-samples": spec.samples, "medimg-inputs": json.dumps(spec.inputs),
-            "medimg-timings": json.dumps({**spec.timings, **timings}), "medimg-prefix": account.prefix,
-            "medimg-workload": json.dumps(workload), "medimg-token": secrets.token_hex(8),
+        kept = {
+            **described(spec, timings), "medimg-prefix": account.prefix, "medimg-token": secrets.token_hex(8),
         }  # fmt: skip
         environment = {"PYTHONUNBUFFERED": "1"}
         if self._tracking_uri is not None:
@@ -210,7 +193,7 @@ class Jobs:
                 "ContainerArguments": [f"exec bash ${{MEDIMG_ROOT:-/opt/ml}}/input/data/code/run.sh {spec.module}"],
                 "MetricDefinitions": [{"Name": name, "Regex": _METRIC % name} for name in _METRICS],
             },
-            "HyperParameters": described,
+            "HyperParameters": kept,
             "Environment": environment,
             "InputDataConfig": [
                 {
@@ -244,7 +227,7 @@ class Jobs:
 
     def describe(self, id: str) -> Resource:
         """Returns a job as it is now."""
-        if not _ID.fullmatch(id):
+        if not JOB_ID.fullmatch(id):
             raise NotFoundError(f"SageMaker has no job {id!r} in {self._account.region}. See backend.jobs()")
         with translated(f"looking for the job {id!r}"):
             answer = self._client.describe_training_job(TrainingJobName=id)
@@ -252,13 +235,9 @@ class Jobs:
         if told.get("medimg-prefix") != self._account.prefix or answer["TrainingJobStatus"] == "Deleting":
             raise NotFoundError(f"{id!r} is no job of medimg. See backend.jobs()")
         status, reason = _status(answer)
-        details = {
-            "task": told["medimg-task"],
-            "checkpoints": told["medimg-checkpoints"],
-            "pack": told["medimg-pack"],
-            "inputs": json.loads(told["medimg-inputs"]),
-            "workload": json.loads(told["medimg-workload"]),
-            "timings": {**json.loads(told["medimg-timings"]), **_spent(answer)},
+        found = details(told)
+        found["timings"] |= _spent(answer)
+        found |= {
             "instance": answer["ResourceConfig"].get("InstanceType", ""),
             "count": answer["ResourceConfig"].get("InstanceCount", 1),
             "spot": bool(answer.get("EnableManagedSpotTraining")),
@@ -268,8 +247,8 @@ class Jobs:
             f"?region={self._account.region}#/jobs/{id}",
         }
         if reason:
-            details["reason"] = reason
-        resource = Resource("job", id, status, answer["CreationTime"].timestamp(), details)
+            found["reason"] = reason
+        resource = Resource("job", id, status, answer["CreationTime"].timestamp(), found)
         if status not in ("queued", "running"):
             self._ended[id] = resource
         return resource
@@ -280,7 +259,7 @@ class Jobs:
         with translated("listing the jobs"):
             for page in self._client.get_paginator("list_training_jobs").paginate(PaginationConfig={"PageSize": 100}):
                 for summary in page["TrainingJobSummaries"]:
-                    if _ID.fullmatch(summary["TrainingJobName"]):
+                    if JOB_ID.fullmatch(summary["TrainingJobName"]):
                         names.append(summary["TrainingJobName"])
                         if summary["TrainingJobStatus"] in ("Completed", "Failed", "Stopped"):
                             ended[summary["TrainingJobName"]] = summary["CreationTime"].timestamp()
@@ -353,14 +332,8 @@ class Jobs:
         self._ended.pop(id, None)
         self._account.storage.delete_prefix(f"jobs/{id}/")
         self._logs.delete(_LOG_GROUP, f"{id}/")
-        left = self.all()
-        for name in ("checkpoints", "pack"):
-            if not any(other.details[name] == gone.details[name] for other in left):
-                folder = {"checkpoints": "checkpoints", "pack": "packs"}[name]
-                self._account.storage.delete_prefix(f"{folder}/{gone.details[name]}/")
-        used = {name for other in left for name in other.details["inputs"].values()}
-        for name in set(gone.details["inputs"].values()) - used:
-            self._account.storage.delete_prefix(f"inputs/{name}/")
+        for folder in orphans(gone.details, [other.details for other in self.all()]):
+            self._account.storage.delete_prefix(folder)
 
 
 def _check_tracking(uri: str) -> None:
@@ -380,22 +353,6 @@ def _check_tracking(uri: str) -> None:
         raise ConfigError(
             f"tracking_uri has {len(uri):,} characters, and SageMaker takes {_MOST_IN_VARIABLE}. Pass a shorter address"
         )
-
-
-def _as_bytes(spec: JobSpec) -> bytes:
-    return spec.model_dump_json(indent=1).encode()
-
-
-def _input_files(spec: JobSpec, inputs: Path) -> tuple[str, dict[str, Path]]:
-    """Returns the one folder that holds all that a job is given beside its data, and its files by key."""
-    names = sorted(set(spec.inputs.values()))
-    folder = f"inputs/{names[0] if len(names) == 1 else hashlib.sha256(' '.join(names).encode()).hexdigest()[:16]}/"
-    files: dict[str, Path] = {}
-    for name in names:  # those that the specification says
-        root = inputs / name
-        found = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
-        files |= {f"{folder}{path.relative_to(inputs).as_posix()}": path for path in found}
-    return folder, files
 
 
 def _status(answer: Mapping[str, Any]) -> tuple[Status, str]:

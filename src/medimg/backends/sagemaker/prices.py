@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime as dt
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from medimg.backends.cost import ASSUMED_MEMORY_MB
+from medimg.backends.price_list import Answer, PriceList, one_amount
 from medimg.backends.rates import Rate, Unit, check_prices, given_rate
 from medimg.backends.sagemaker.account import Account
 from medimg.backends.sagemaker.errors import translated
-from medimg.backends.sagemaker.price_table import table_rate
+from medimg.backends.sagemaker.price_table import TABLE
 from medimg.config import Resources, ServeConfig
-from medimg.errors import AccessError, ConfigError, MedimgError
-from medimg.home import atomic_write, home, locked
 
-__all__ = ["LIST", "price_file", "rates"]
+__all__ = ["LIST", "list_of", "rates"]
 
 LIST = "AWS price list"
 LIST_REGION = "us-east-1"  # it answers for all regions, from here
-FRESH_DAYS = 7
 _MOST_PAGES = 20
 
 # What the price list calls the unit, and what we call it.
@@ -80,35 +75,12 @@ class _Product:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the price list said of a product.
-
-    Attributes:
-        amount: In USD for one unit of ours; None: it names none, or several.
-        note: When it was published, or why there is no amount.
-        asked: The day.
-    """
-
-    amount: float | None
-    note: str
-    asked: str
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether it need not be asked again."""
-        age = dt.date.today() - dt.date.fromisoformat(self.asked)
-        return dt.timedelta(0) <= age < dt.timedelta(days=FRESH_DAYS)
-
-    def rate(self, product: _Product, note: str = "") -> Rate:
-        """Returns it as a price."""
-        notes = "; ".join(filter(None, (note, self.note)))
-        return Rate(self.amount, product.unit, LIST, self.asked, product.of, note=notes)
-
-
-def price_file(region: str) -> Path:
-    """Returns the file where the prices of a region are kept; removing it has them asked anew."""
-    return home() / "prices" / f"{region}.json"
+def list_of(region: str) -> PriceList:
+    """Returns AWS's price list of a region."""
+    return PriceList(
+        LIST, region, PriceList.kept_as(region), TABLE,
+        not_allowed="the price list could not be asked: no AWS credentials, or without pricing:GetProducts",
+    )  # fmt: skip
 
 
 def rates(
@@ -189,33 +161,12 @@ def _machine(key: str, use: str, instance: str) -> _Product:
 
 def _asked(account: Account, products: list[_Product]) -> dict[str, Rate]:
     """Returns the prices from what was kept, from the list, else from the table."""
-    kept = _read(account.region)
-    fresh: dict[str, _Answer] = {}
-    client = None
     failure = "" if account.partition == "aws" else f"the price list tells no prices in USD for {account.region}"
-    found = {}
-    for product in products:
-        answer = fresh.get(product.id) or kept.get(product.id)
-        if (answer is None or not answer.is_fresh) and not failure:
-            try:
-                client = client or account.client("pricing", region=LIST_REGION, patient=False)
-                answer = fresh[product.id] = _ask(client, product, account.region)
-            except AccessError:
-                failure = "the price list could not be asked: no AWS credentials, or without pricing:GetProducts"
-            except MedimgError:
-                failure = "the price list could not be reached"
-            except (ValueError, KeyError, TypeError, AttributeError):
-                failure = "the price list gave an answer that cannot be read"
-        if answer is None:
-            found[product.key] = table_rate(product.of, product.unit, account.region, failure)
-        else:
-            found[product.key] = answer.rate(product, "" if answer.is_fresh else failure)
-    if fresh:
-        _keep(account.region, fresh)
-    return found
+    return list_of(account.region).rates(products, lambda product: _ask(account, product), failure)
 
 
-def _ask(client: Any, product: _Product, region: str) -> _Answer:
+def _ask(account: Account, product: _Product) -> Answer:
+    client, region = account.client("pricing", region=LIST_REGION, patient=False), account.region
     here = {"Type": "TERM_MATCH", "Field": "regionCode", "Value": region}
     field, value = product.match
     # What attributes a product has changes over the years; its usage type is what the bill says. So that is asked
@@ -224,7 +175,6 @@ def _ask(client: Any, product: _Product, region: str) -> _Answer:
         {"Type": "TERM_MATCH", "Field": field, "Value": value},
         {"Type": "CONTAINS", "Field": "usagetype", "Value": product.usage},
     )
-    today = dt.date.today().isoformat()
     units: set[str] = set()
     for question in questions:
         amounts: set[float] = set()
@@ -244,14 +194,14 @@ def _ask(client: Any, product: _Product, region: str) -> _Answer:
                         amounts.add(amount)
                     else:
                         units.add(unit)
-        if len(amounts) == 1:
-            note = f"published {published}" if published else ""
-            return _Answer(amounts.pop() * product.factor, note, today)
         if amounts:
-            several = ", ".join(f"{amount:g}" for amount in sorted(amounts))
-            return _Answer(None, f"the price list names several prices: {several} USD", today)
+            break
     why = f"only per {', '.join(sorted(units))}" if units else "no"
-    return _Answer(None, f"the price list names {why} price of it in {region}", today)
+    return one_amount(
+        {amount * product.factor for amount in amounts},
+        f"published {published}" if published else "",
+        f"the price list names {why} price of it in {region}",
+    )
 
 
 def _first_tier(item: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -264,26 +214,3 @@ def _first_tier(item: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
                 continue  # another currency
             if amount > 0 and float(dimension.get("beginRange") or 0) == 0:
                 yield str(dimension.get("unit", "")), amount
-
-
-def _read(region: str) -> dict[str, _Answer]:
-    try:
-        content = json.loads(price_file(region).read_text(encoding="utf-8"))
-        answers = {id: _Answer(**fields) for id, fields in content.items()}
-        for answer in answers.values():
-            dt.date.fromisoformat(answer.asked)
-            Rate(answer.amount, "hour", LIST)
-    except (OSError, ValueError, TypeError, AttributeError, ConfigError):
-        return {}  # none, or damaged: they are asked anew
-    return answers
-
-
-def _keep(region: str, fresh: dict[str, _Answer]) -> None:
-    file = price_file(region)
-    # A disk that is full or cannot be written is no reason to withhold an estimate.
-    with contextlib.suppress(OSError), locked(file.with_name(f".{region}.lock")):
-        answers = _read(region) | fresh
-        content = {
-            id: {"amount": answer.amount, "note": answer.note, "asked": answer.asked} for id, answer in answers.items()
-        }
-        atomic_write(file, json.dumps(content, indent=1, sort_keys=True))

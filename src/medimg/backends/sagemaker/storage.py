@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 from medimg.backends.archive import extract
 from medimg.backends.sagemaker.errors import code_of, translated
-from medimg.backends.sagemaker.transfer import Meter, Reader, at_once
-from medimg.data.transport import Parcel, travelling
+from medimg.backends.sagemaker.reader import Reader
+from medimg.backends.transfer import Meter, Told, send_files, send_pack
 from medimg.errors import AccessError, BackendError, ConfigError, NotFoundError
-from medimg.progress import Event, Report, silent
+from medimg.progress import Report, silent
 
 __all__ = ["BLOCKED", "Storage"]
 
@@ -127,35 +126,19 @@ class Storage:
     def upload_pack(self, pack: Path, manifest: str, report: Report = silent) -> str:
         """Uploads what is missing of a pack with one of its manifests, and returns the address of its folder.
 
-        Shards are compressed and sent several at a time; at most that many are in memory. What is there is not sent
-        again, so an upload that was cut off goes on, and a second one sends nothing.
+        What is there is not sent again, so an upload that was cut off goes on, and a second one sends nothing.
 
         Raises:
             DatasetError: The pack is damaged.
             UnreachableError: AWS does not answer; what was sent is kept.
         """
         folder = f"packs/{pack.name}/"
-        parcels = travelling(pack, manifest)
-        there = self.list(folder)
-        images = sum(parcel.images for parcel in parcels)
-        missing = [parcel for parcel in parcels if folder + parcel.name not in there]
-        done = images - sum(parcel.images for parcel in missing)
-        if not missing:
-            report(Event("stage", "uploading", images, images, "already there"))
-            return self.uri(folder)
-        with Meter(report, "uploading", images, done) as meter, translated("uploading the pack"):
-
-            def send(parcel: Parcel) -> None:
-                content = parcel.content()
-                each = parcel.images / len(content) if content else 0.0
-                self._send(folder + parcel.name, content, lambda sent: meter.add(sent, each))
-
-            # The description is the last, so that where it is everything is.
-            at_once(send, missing[:-1], meter)
-            send(missing[-1])
+        there = {key.removeprefix(folder) for key in self.list(folder)}
+        with translated("uploading the pack"):
+            send_pack(pack, manifest, there, lambda name, *what: self._send(folder + name, *what), report)
         return self.uri(folder)
 
-    def _send(self, key: str, content: bytes, told: Callable[[int], None]) -> None:
+    def _send(self, key: str, content: bytes, told: Told) -> None:
         self._client.upload_fileobj(
             io.BytesIO(content), self.bucket, self.key(key), ExtraArgs=self._written, Callback=told, Config=_TRANSFER
         )
@@ -167,29 +150,20 @@ class Storage:
 
     def upload_files(self, files: Mapping[str, Path], report: Report = silent) -> None:
         """Uploads files under their keys, several at a time, except for those that are there with their SHA-256."""
-        sizes = {key: path.stat().st_size for key, path in files.items()}
-        with (
-            Meter(report, "uploading", math.ceil(sum(sizes.values()) / 1e6)) as meter,
-            translated(f"uploading to {self.uri()}"),
-        ):
 
-            def send(key: str) -> None:
-                path = files[key]
-                with path.open("rb") as stream:
-                    sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-                found = self._head(key)
-                if found is not None and found.get("Metadata", {}).get("sha256") == sha256:
-                    meter.skip(sizes[key] / 1e6)
-                    return
-                # Not upload_file, which hides what the error was.
-                with path.open("rb") as stream:
-                    self._client.upload_fileobj(
-                        stream, self.bucket, self.key(key), Config=_TRANSFER,
-                        ExtraArgs={**self._written, "Metadata": {"sha256": sha256}},
-                        Callback=lambda sent: meter.add(sent, 1e-6),
-                    )  # fmt: skip
+        def known(key: str) -> str | None:
+            found = self._head(key)
+            return None if found is None else found.get("Metadata", {}).get("sha256")
 
-            at_once(send, files, meter)
+        def send(key: str, stream: BinaryIO, sha256: str, told: Told) -> None:
+            # Not upload_file, which hides what the error was.
+            self._client.upload_fileobj(
+                stream, self.bucket, self.key(key), Config=_TRANSFER, Callback=told,
+                ExtraArgs={**self._written, "Metadata": {"sha256": sha256}},
+            )  # fmt: skip
+
+        with translated(f"uploading to {self.uri()}"):
+            send_files(files, known, send, report)
 
     # -- downloading --------------------------------------------------------------------------------------------------
 

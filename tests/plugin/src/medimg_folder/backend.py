@@ -48,6 +48,7 @@ class FolderBackend(Backend):
         place = self._root / "job" / spec.id
         checkpoints = self._root / "checkpoints" / spec.checkpoints
         told = {"task": spec.kind, "checkpoints": spec.checkpoints, "timings": spec.timings}
+        told["workload"] = spec.workload
         with self._making(place, told) as (draft, lock):
             shutil.copytree(pack, draft / "pack")
             (draft / "inputs").mkdir()

@@ -1,4 +1,4 @@
-"""Containers: processes with a Python, a home and an /opt/ml of their own, that cannot import the checkout."""
+"""Containers: processes with a Python, a home and a folder of their own, that cannot import the checkout."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from . import guardian
-from .images import PYTHON, Images
 
-__all__ = ["Container", "Containers"]
+__all__ = ["Container", "Containers", "Place"]
 
+_PYTHON = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 _BATCH_SECONDS = 0.1
 
-# Runs as root of a user namespace: an /opt/ml and a host name that only this container sees.
+# Runs as root of a user namespace: a folder under /opt and a host name that only this container sees.
 _NAMESPACE = r"""
 set -e
 root="$1"; shift
@@ -30,22 +31,37 @@ for folder in $READ_ONLY; do
   mount --bind "$folder" "$folder"
   mount -o remount,bind,ro "$folder"
 done
-if [ ! -d /opt/ml ]; then
-  mkdir -p "$root/opt/ml"
-  for entry in /opt/*; do
-    if [ -d "$entry" ]; then
-      mkdir -p "$root/opt/${entry##*/}"
-      mount --rbind "$entry" "$root/opt/${entry##*/}"
-    fi
-  done
-  mount --rbind "$root/opt" /opt
+if [ -n "$PLACE" ]; then
+  if [ ! -d "$PLACE" ]; then
+    mkdir -p "$root$PLACE"
+    for entry in /opt/*; do
+      if [ -d "$entry" ]; then
+        mkdir -p "$root/opt/${entry##*/}"
+        mount --rbind "$entry" "$root/opt/${entry##*/}"
+      fi
+    done
+    mount --rbind "$root/opt" /opt
+  fi
+  mount --rbind "$root/files" "$PLACE"
+  (cat /etc/hosts; echo 127.0.0.1 "$HOST") > "$root/hosts"
+  mount --bind "$root/hosts" /etc/hosts
 fi
-mount --rbind "$root/ml" /opt/ml
-(cat /etc/hosts; echo 127.0.0.1 algo-1) > "$root/hosts"
-mount --bind "$root/hosts" /etc/hosts
-unset READ_ONLY
+unset READ_ONLY PLACE HOST
 exec "$@"
 """
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a container sees of itself.
+
+    Attributes:
+        path: Of its folder, under /opt.
+        host: Its name.
+    """
+
+    path: str
+    host: str
 
 
 class Container:
@@ -53,27 +69,27 @@ class Container:
 
     Attributes:
         root: Everything of it.
-        ml: What it sees as /opt/ml.
+        files: A folder of its own, which it sees at its place.
         started: Whether its first process was started.
 
     Args:
         root: A folder that does not exist yet.
         mark: Which all its processes carry.
         packages: Of its image.
-        namespaces: Whether it gets an /opt/ml of its own, or is told where it is in MEDIMG_ROOT.
-        with_ml: Whether it has that folder at all: Lambda's have none.
+        namespaces: Whether it sees its folder at the place, or is told where it is in MEDIMG_ROOT.
+        place: Under /opt; None: it sees its folder where that is.
     """
 
-    def __init__(self, root: Path, mark: str, packages: Path, *, namespaces: bool, with_ml: bool) -> None:
+    def __init__(self, root: Path, mark: str, packages: Path, *, namespaces: bool, place: Place | None) -> None:
         self.root = root
-        self.ml = root / "ml"
+        self.files = root / "files"
         self._mark = mark
         self._namespaces = namespaces
-        self._with_ml = with_ml
+        self._place = place
         self._process: subprocess.Popen[bytes] | None = None
         self._output: threading.Thread | None = None
         self._lock = threading.Lock()
-        for folder in ("home", "tmp", "ml"):
+        for folder in ("home", "tmp", "files"):
             (root / folder).mkdir(parents=True)
         self.python = _make_environment(root / "venv", packages)
 
@@ -97,7 +113,7 @@ class Container:
             command: What it runs.
             environment: Beside what every container has; nothing of the caller's.
             log: Gets what it writes, a few lines at a time.
-            folder: Where it starts; None: /opt/ml.
+            folder: Where it starts; None: its own.
             read_only: Folders that it may not write to.
         """
         given = {
@@ -114,15 +130,16 @@ class Container:
         command = list(command)
         if self._namespaces:
             given["READ_ONLY"] = " ".join(map(str, read_only))
+            given |= {"PLACE": self._place.path, "HOST": self._place.host} if self._place else {"PLACE": ""}
             command = ["unshare", "-Urm", "sh", "-c", _NAMESPACE, "sh", str(self.root), *command]
         else:
-            if self._with_ml:
-                given["MEDIMG_ROOT"] = str(self.ml)
+            if self._place:
+                given["MEDIMG_ROOT"] = str(self.files)
             for each in read_only:
                 each.chmod(0o555)
         with self._lock:
             self._process = subprocess.Popen(
-                command, env=given, cwd=folder or self.ml, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                command, env=given, cwd=folder or self.files, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         assert self._process.stdout is not None
@@ -182,31 +199,38 @@ class Containers:
     """All containers of an emulator.
 
     Attributes:
-        namespaces: Whether they have an /opt/ml of their own.
+        namespaces: Whether they see their folder at its place.
 
     Args:
         root: Where their files are.
-        images: What they run.
+        packages: Returns the folder of an image's packages.
         namespaces: None: where this machine allows it.
     """
 
-    def __init__(self, root: Path, images: Images, namespaces: bool | None = None) -> None:
+    def __init__(self, root: Path, packages: Callable[[str], Path], namespaces: bool | None = None) -> None:
         self.namespaces = _can_unshare() if namespaces is None else namespaces
         self._root = root
-        self._images = images
+        self._packages = packages
         self._mark = uuid.uuid4().hex
         self._all: list[Container] = []
         self._guardian = subprocess.Popen([sys.executable, guardian.__file__, self._mark], stdin=subprocess.PIPE)
 
-    def make(self, image: str, name: str, *, with_ml: bool = True) -> Container:
-        """Returns a new container of an image, "training", "serving" or "lambda", not started yet."""
+    def make(self, image: str, name: str, place: Place | None = None) -> Container:
+        """Returns a new container of an image, not started yet."""
         unique = f"{name[:80]}-{uuid.uuid4().hex[:8]}"
-        packages = self._images.packages(image)
         container = Container(
-            self._root / unique, f"{self._mark}/{unique}", packages, namespaces=self.namespaces, with_ml=with_ml
+            self._root / unique,
+            f"{self._mark}/{unique}",
+            self._packages(image),
+            namespaces=self.namespaces,
+            place=place,
         )
         self._all.append(container)
         return container
+
+    def running(self) -> list[str]:
+        """Returns the names of the containers whose first process runs."""
+        return [container.root.name.rpartition("-")[0] for container in list(self._all) if container.alive]
 
     def remove(self, container: Container) -> None:
         """Ends a container."""
@@ -236,8 +260,8 @@ def _make_environment(folder: Path, packages: Path) -> Path:
     site.mkdir(parents=True)
     (folder / "bin").mkdir()
     for name in ("python", "python3", f"python{version}"):
-        (folder / "bin" / name).symlink_to(PYTHON)
-    (folder / "pyvenv.cfg").write_text(f"home = {PYTHON.parent}\ninclude-system-site-packages = false\n")
+        (folder / "bin" / name).symlink_to(_PYTHON)
+    (folder / "pyvenv.cfg").write_text(f"home = {_PYTHON.parent}\ninclude-system-site-packages = false\n")
     # Python reads no .pth file of a folder that a .pth file names.
     (site / "image.pth").write_text(f"{packages}\n")
     return folder / "bin" / "python"
