@@ -51,7 +51,7 @@ def main() -> None:
         compared = medimg.compare_costs(dataset, config, backends)
         print(compared)
         if not given.real:
-            print("The clouds are emulated on this machine: their seconds are its own, their prices are real.")
+            print("The clouds are emulated on this machine: their seconds are its own, their prices the emulators'.")
         given.figure.write_bytes(compared.figure().png())
         here = ran["local"]
         print(f"{len(here.predictions.ids)} test images; the largest difference of a probability from this machine's:")

@@ -28,6 +28,7 @@ from medimg.data.synthetic import write_phantoms
 from medimg.errors import (
     AccessError,
     AlreadyExistsError,
+    BackendError,
     ConfigError,
     JobFailedError,
     NotFoundError,
@@ -56,6 +57,14 @@ def idle(cloud: AzureEmulator) -> AzureEmulator:
     """The same without a free machine: what a job does is not looked at here, and it fails at once."""
     cloud.quota(GPU_FAMILY, 0)
     return cloud
+
+
+@pytest.fixture
+def unforgiving(cloud: AzureEmulator) -> Iterator[AzureEmulator]:
+    """An Azure that never makes a version again that was deleted."""
+    cloud.settings(recreates_deleted=0)
+    yield cloud
+    cloud.settings(recreates_deleted=1)
 
 
 @pytest.fixture
@@ -153,10 +162,17 @@ def test_the_second_time_nothing_is_sent(idle: AzureEmulator, pack: Pack, inputs
     assert not idle.calls("PUT", "/data/|/environments/")
 
 
+@pytest.mark.parametrize("again", [1, 0])
 def test_what_is_deleted_while_a_job_is_submitted_is_sent_again(
-    idle: AzureEmulator, pack: Pack, inputs: Path, monkeypatch: pytest.MonkeyPatch
+    unforgiving: AzureEmulator,
+    idle: AzureEmulator,
+    pack: Pack,
+    inputs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    again: int,
 ) -> None:
     """Another process deletes what no job names, a moment before this job is there to name it."""
+    unforgiving.settings(recreates_deleted=again)
     backend, other = quick_azureml.backend(), quick_azureml.backend()
     claim = backend._jobs._claim
     before: set[str] = set()
@@ -165,6 +181,7 @@ def test_what_is_deleted_while_a_job_is_submitted_is_sent_again(
         if not before:
             before.update(_blobs())
             other._jobs.delete_leftovers()
+            other._environments.delete_all()
             assert not _blobs()
         return claim(id, content)
 
@@ -172,7 +189,9 @@ def test_what_is_deleted_while_a_job_is_submitted_is_sent_again(
     spec = _spec(pack, inputs=True)
     backend._submit(spec, pack.path, inputs, silent)
     assert before and before <= _blobs()
-    assert idle.state(WORKSPACE)["data"]
+    state, job = idle.state(WORKSPACE), _described(backend, spec.id)
+    assert [":".join(job["inputs"]["pack"]["uri"].split("/")[-3::2])] == state["data"]
+    assert [":".join(job["environmentId"].split("/")[-3::2])] == state["environments"]
 
 
 def test_several_machines_are_refused_before_anything_is_sent(idle: AzureEmulator, pack: Pack, tmp_path: Path) -> None:
@@ -406,6 +425,80 @@ def test_a_delete_whose_answer_is_lost_is_done(idle: AzureEmulator, pack: Pack, 
     assert not idle.state(WORKSPACE).get("jobs")
 
 
+def test_the_same_data_is_given_again_where_no_version_is_made_twice(
+    unforgiving: AzureEmulator, idle: AzureEmulator, pack: Pack, tmp_path: Path
+) -> None:
+    """Its pack and environment have other versions, which the next job finds."""
+    backend, seen = quick_azureml.backend(), set()
+    for _ in range(3):
+        backend._submit(_spec(pack), pack.path, tmp_path, silent)
+        idle.mark()
+        quick_azureml.backend()._submit(_spec(pack, 2), pack.path, tmp_path, silent)
+        assert not idle.calls("PUT", "/data/|/environments/")
+        first, second = (_described(backend, f"chest-0123456789-{attempt}") for attempt in (1, 2))
+        assert first["inputs"]["pack"] == second["inputs"]["pack"]
+        assert first["environmentId"] == second["environmentId"]
+        seen.add((first["inputs"]["pack"]["uri"], first["environmentId"]))
+        backend.cleanup()
+        state = idle.state(WORKSPACE)
+        assert not state.get("data") and not state.get("environments")
+    assert len({uri for uri, _ in seen}) == len({id for _, id in seen}) == 3
+
+
+def test_data_that_azure_does_not_delete_is_archived(idle: AzureEmulator, pack: Pack, tmp_path: Path) -> None:
+    """Neither the job's end nor cleanup fails for it; the next job has it back."""
+    backend, spec = quick_azureml.backend(), _spec(pack)
+    workspace = backend.workspace
+    idle.fault(method="DELETE", path="/data/", status=405, code="MethodNotAllowed", message="no", times=None)
+    for _ in range(2):
+        backend._submit(spec, pack.path, tmp_path, silent)
+        id = _described(backend, spec.id)["inputs"]["pack"]["uri"].removeprefix("azureml:")
+        assert not workspace.arm("GET", id, "2024-10-01")["properties"]["isArchived"]
+        backend.job(spec.id).delete()
+        archived = workspace.arm("GET", id, "2024-10-01")["properties"]
+        assert archived["isArchived"] and archived["tags"] == {"medimg": "medimg"}
+        backend.cleanup()
+    assert id.endswith("/versions/1")
+    idle.clear_faults()
+    idle.quota(GPU_FAMILY, 0)
+    backend._submit(spec, pack.path, tmp_path, silent)
+    idle.fault(method="DELETE", path="/data/", status=403, code="AuthorizationFailed", times=None)
+    with pytest.raises(AccessError):
+        backend.job(spec.id).delete()
+
+
+def test_no_environment_of_ours_is_left_by_a_cleanup_of_everything(
+    idle: AzureEmulator, pack: Pack, tmp_path: Path
+) -> None:
+    """While nothing of ours may still need it; other people's stay, and another project's."""
+    backend, spec = quick_azureml.backend(), _spec(pack)
+    workspace, theirs = backend.workspace, quick_azureml.backend(prefix="theirs")
+    theirs._environments.serving()
+    properties = {"image": "python:3.11"}
+    for name in ("medimg-serve", "medimg-serve-0123456789ab"):
+        workspace.arm("PUT", f"{workspace.id}/environments/{name}/versions/1", "2024-10-01", {"properties": properties})
+    before = idle.state(WORKSPACE)["environments"]
+    assert len(before) == 3
+
+    def ours() -> set[str]:
+        return {name.rpartition("-")[0] for name in set(idle.state(WORKSPACE)["environments"]) - set(before)}
+
+    backend._submit(spec, pack.path, tmp_path, silent)
+    backend._environments.serving()
+    backend.cleanup(kinds=["endpoint"])
+    idle.fault(method="DELETE", path="/jobs/", status=403, code="AuthorizationFailed", times=None)
+    with pytest.raises(BackendError, match=spec.id):
+        backend.cleanup()
+    idle.clear_faults()
+    idle.quota(GPU_FAMILY, 0)
+    backend.cleanup(kinds=["job"])
+    assert ours() == {"medimg-train-gpu", "medimg-serve"}
+    backend.cleanup()
+    assert sorted(idle.state(WORKSPACE)["environments"]) == sorted(before)
+    backend._submit(spec, pack.path, tmp_path, silent)
+    assert ours() == {"medimg-train-gpu"}
+
+
 # -- a life -----------------------------------------------------------------------------------------------------------
 
 
@@ -435,6 +528,19 @@ def test_a_jobs_life(cloud: AzureEmulator, dataset: Dataset, tmp_path: Path, mon
     again.cleanup(kinds=["job"])
     left = cloud.state(WORKSPACE)
     assert not left.get("jobs") and not left.get("data") and not left.get("blobs")
+
+
+@pytest.mark.slow
+def test_the_same_data_trains_again_after_everything_was_deleted(unforgiving: AzureEmulator, dataset: Dataset) -> None:
+    """On an Azure that makes no version twice."""
+    backend = quick_azureml.backend()
+    for _ in range(2):
+        job = backend.train(dataset, recipe(epochs=1), name="again")
+        assert job.model.metrics
+        job.delete()
+        backend.cleanup()
+        state = unforgiving.state(WORKSPACE)
+        assert not any(state.get(kind) for kind in ("jobs", "data", "environments"))
 
 
 @pytest.mark.slow

@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from medimg.errors import AccessError, AlreadyExistsError, NotFoundError
+from medimg.artifact import ModelFolder
+from medimg.config import ServeConfig
+from medimg.errors import AccessError, AlreadyExistsError, BackendError, NotFoundError
 from medimg.progress import silent
 
 pytest.importorskip("azure.ai.ml")
+
+import quick_azureml
 
 from medimg.backends.azureml import models as models_module
 from medimg.backends.azureml.models import Models
@@ -37,6 +42,14 @@ def workspace(subscription: AzureEmulator) -> Workspace:
 def models(workspace: Workspace) -> Models:
     """The models of an empty workspace."""
     return Models(workspace)
+
+
+@pytest.fixture
+def unforgiving(subscription: AzureEmulator) -> Iterator[AzureEmulator]:
+    """An Azure that never makes a version again that was deleted."""
+    subscription.settings(recreates_deleted=0)
+    yield subscription
+    subscription.settings(recreates_deleted=1)
 
 
 def sealed(folder: Path, text: str = "weights") -> tuple[Path, dict[str, Any]]:
@@ -340,3 +353,67 @@ def test_a_large_model_is_told_of_while_it_is_sent(models: Models, tmp_path: Pat
     models.fetch("chest/1", tmp_path / "back", events.append)
     assert {event.stage for event in events} == {"uploading", "downloading"}
     assert (events[-1].done, events[-1].total) == (4, 4)
+
+
+# -- where no version is made twice -----------------------------------------------------------------------------------
+
+
+def test_a_model_that_was_served_before_is_served_again(
+    unforgiving: AzureEmulator, models: Models, workspace: Workspace, tmp_path: Path
+) -> None:
+    """Under another number each time; what is there is found by its name, and nothing is left of any."""
+    folder, details = sealed(tmp_path / "model")
+    seen = set()
+    for _ in range(4):
+        id = models.serve(folder, details["digest"])
+        unforgiving.mark()
+        assert Models(Workspace()).serve(folder, details["digest"]) == id
+        assert unforgiving.calls("PUT") == []
+        assert workspace.arm("GET", id, API)["properties"]["tags"] == {"medimg": "medimg"}
+        seen.add(id)
+        models.delete_unused(set())
+        models.delete_empty()
+        assert left(unforgiving) == {}
+    assert len(seen) == 4
+
+
+def test_a_name_that_was_cleaned_up_takes_the_next_number(
+    unforgiving: AzureEmulator, models: Models, tmp_path: Path
+) -> None:
+    """Its numbers would begin anew."""
+    folder, details = sealed(tmp_path / "model")
+    for expected in ("1", "2", "3"):
+        assert models.register("chest", folder, details) == expected
+        models.delete(f"chest/{expected}")
+        models.delete_empty()
+        assert left(unforgiving) == {}
+    assert models.register("chest", folder, details) == "4"
+    models.fetch("chest/4", tmp_path / "back", silent)
+
+
+def test_an_azure_that_refuses_every_number_is_not_asked_for_ever(
+    azure: AzureEmulator, models: Models, tmp_path: Path
+) -> None:
+    """Its words are what is raised."""
+    folder, details = sealed(tmp_path / "model")
+    said = "Asset x was deleted at noon, it cannot be recreated. Please try again with a different version."
+    azure.fault(method="PUT", path="/versions/[^/]+$", status=400, code="BadRequest", message=said, times=None)
+    azure.mark()
+    with pytest.raises(BackendError, match="deleted at noon"):
+        models.serve(folder, details["digest"])
+    assert len(azure.calls("PUT", r"/models/[^/]+/versions/")) == 6
+
+
+@pytest.mark.slow
+def test_the_same_model_is_deployed_again_after_everything_was_deleted(
+    unforgiving: AzureEmulator, trained: ModelFolder
+) -> None:
+    """The model and the environment that the endpoint runs in have versions that were not there before."""
+    backend = quick_azureml.backend()
+    for _ in range(2):
+        with backend.deploy(trained, ServeConfig(ttl_hours=1), name="again") as endpoint:
+            assert endpoint.status == "ready"
+            assert len(unforgiving.state(WORKSPACE)["environments"]) == 1
+        backend.cleanup()
+        state = unforgiving.state(WORKSPACE)
+        assert not state.get("models") and not state.get("environments")

@@ -17,9 +17,6 @@ from azure_workspace import ARM, Workspace
 if TYPE_CHECKING:
     from azure_cloud.handle import AzureEmulator
 
-# The SDK's own: it keeps marshmallow 3 for it.
-pytestmark = pytest.mark.filterwarnings("ignore::marshmallow.warnings.RemovedInMarshmallow4Warning")
-
 WORKSPACE = "workflows"
 
 

@@ -20,7 +20,7 @@ __all__ = ["discard", "ensure", "make_one"]
 
 _API = "2024-10-01"
 _TRIES = 5
-# In a registry Azure says: "Asset … was deleted at …, it cannot be recreated. Please try again with a different version."
+# Azure of its registries: "Asset … was deleted at …, it cannot be recreated. Please try again with a different …"
 _USED_UP = re.compile(r"was deleted\b.*\bcannot be recreated", re.DOTALL)
 _TOLD_ONLY = {"environmentType", "provisioningState"}  # Azure tells them and takes none
 

@@ -89,7 +89,9 @@ def translated(what: str) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(getattr(error, "message", "") or error).strip().split("\n")[0][:500]
+    """Returns what an error says, without its code, which is told apart."""
+    said = str(getattr(error, "message", "") or error).strip().split("\n")[0]
+    return re.sub(r"^\(\w+\) ", "", said)[:500]
 
 
 def _of_login(what: str, error: Exception) -> MedimgError:
