@@ -89,8 +89,28 @@ def test_mistakes_of_the_caller_are_told(dataset: medimg.Dataset) -> None:
     """Nothing to compare, or a machine for a backend that is not compared."""
     with pytest.raises(ConfigError, match="nothing to compare"):
         medimg.compare_costs(dataset, CONFIG, [])
-    with pytest.raises(ConfigError, match="'sagemaker' is not compared"):
-        medimg.compare_costs(dataset, CONFIG, ["local"], resources={"sagemaker": Resources()})
+    with pytest.raises(ConfigError, match="no backend 'locl'"):
+        medimg.compare_costs(dataset, CONFIG, ["locl"])
+
+
+def test_two_machines_of_one_backend_are_two_rows_and_only_the_one_that_ran_is_done(
+    dataset: medimg.Dataset,
+) -> None:
+    """A job on another machine is no measurement of this one."""
+    small, none = medimg.compare_costs(
+        dataset, CONFIG, [(Rented(), Resources(instance="shed-small")), (Rented(), Resources())]
+    ).places
+    assert (small.machine, small.job) == ("shed-small", "")
+    assert none.machine == "" and none.job
+
+
+def test_a_cloud_that_is_not_set_up_stops_nobody(dataset: medimg.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row says what to set."""
+    pytest.importorskip("azure.identity", reason="needs Azure's SDK: pip install 'medimg[azureml]'")
+    monkeypatch.delenv("AZURE_SUBSCRIPTION_ID", raising=False)
+    azure, here = medimg.compare_costs(dataset, CONFIG, ["azureml", "local"]).places
+    assert "AZURE_SUBSCRIPTION_ID" in azure.reason
+    assert here.job
 
 
 def test_the_picture_has_a_bar_for_each_group_and_the_amounts(dataset: medimg.Dataset) -> None:

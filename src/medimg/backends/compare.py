@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from medimg.backends import available_backends
 from medimg.backends import backend as open_backend
 from medimg.backends.base import Backend
 from medimg.backends.cost import Cost
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from medimg.evaluation.plot import Plot
 
 __all__ = ["CostComparison", "Place", "compare_costs"]
+
+Where = Backend | str
+"""A backend, or the name of one."""
 
 _REJECTED = 0.01  # the share of unreadable images up to which a training goes on: so many fewer are the same work
 _SENDING, _WAITING, _TRAINING, _AFTER = "sending", "waiting", "training", "evaluating and saving"
@@ -200,59 +204,62 @@ class CostComparison:
 def compare_costs(
     dataset: Dataset,
     config: TrainConfig | None = None,
-    backends: Sequence[Backend | str] = ("local",),
+    backends: Sequence[Where | tuple[Where, Resources]] = ("local",),
     *,
-    resources: Resources | Mapping[str, Resources] | None = None,
     serve: ServeConfig | None = None,
     hours: float | None = None,
 ) -> CostComparison:
     """Returns what a training costs on several backends, and what it took where it was done; starts nothing.
 
-    A finished training counts as done where network, image size, epochs and the number of images are the same.
+    A finished training counts as done where machine, network, image size, epochs and the number of images are the same.
 
     Args:
         dataset: The images.
         config: How to train; None: the defaults.
-        backends: Backends, or names of them.
-        resources: Machine and limits, of all or by the backend's name; None: each backend's defaults.
+        backends: Backends, names of them, or pairs of either with its `Resources`: so two machines of one cloud are
+            compared.
         serve: How to serve; None: not at all.
         hours: That the training takes, if you know; None: as `Backend.estimate` finds out.
 
     Raises:
-        ConfigError: No backend, or resources for one that is not compared.
+        ConfigError: No backend, or none of such a name.
     """
     config = config or TrainConfig()
     if not backends:
         raise ConfigError("nothing to compare. Pass backends=['local', 'sagemaker', 'azureml']")
-    opened = [each if isinstance(each, Backend) else open_backend(each) for each in backends]
-    if isinstance(resources, Mapping) and (other := set(resources) - {each.name for each in opened}):
-        raise ConfigError(f"resources: {', '.join(map(repr, sorted(other)))} is not compared. Add it to backends")
-    places = []
-    for each in opened:
-        wanted = resources.get(each.name) if isinstance(resources, Mapping) else resources
-        places.append(_place(each, dataset, config, wanted or Resources(), serve, hours))
-    return CostComparison(tuple(places), f"{len(dataset):,} images of {config.image_size} px, {config.model}")
+    pairs = [each if isinstance(each, tuple) else (each, Resources()) for each in backends]
+    places = tuple(_place(where, dataset, config, resources, serve, hours) for where, resources in pairs)
+    return CostComparison(places, f"{len(dataset):,} images of {config.image_size} px, {config.model}")
 
 
 def _place(
-    backend: Backend,
+    where: Where,
     dataset: Dataset,
     config: TrainConfig,
     resources: Resources,
     serve: ServeConfig | None,
     hours: float | None,
 ) -> Place:
+    if isinstance(where, Backend):
+        backend = where
+    else:
+        try:
+            backend = open_backend(where)
+        except MedimgError as error:
+            if where not in {known.name for known in available_backends()}:
+                raise
+            return Place(where, resources.instance or "", reason=str(error))
     machine = backend._with_defaults(resources, None)[0].instance or ""
     try:
         estimate = backend.estimate(dataset, config, resources, serve=serve, hours=hours)
-        job = _finished(backend, dataset, config)
+        job = _finished(backend, dataset, config, machine)
         if job is None:
             return Place(backend.name, machine, estimate)
         timings = job.timings
         epochs = {stage: seconds for stage, seconds in timings.items() if stage.startswith("epoch ")}
         return Place(
             backend.name,
-            str(job._resource.details.get("instance") or machine),
+            machine,
             estimate,
             job=job.id,
             timings={stage: seconds for stage, seconds in timings.items() if stage not in epochs},
@@ -267,15 +274,21 @@ def _place(
         return Place(backend.name, machine, reason=str(error))
 
 
-def _finished(backend: Backend, dataset: Dataset, config: TrainConfig) -> Job | None:
-    """Returns the latest completed training of the same work; None: there is none."""
+def _finished(backend: Backend, dataset: Dataset, config: TrainConfig, machine: str) -> Job | None:
+    """Returns the latest completed training of the same work on that machine; None: there is none."""
     wanted = {
         "model": config.model, "image_size": config.image_size, "epochs": config.epochs + config.fine_tune_epochs,
     }  # fmt: skip
     fewest = len(dataset) * (1 - _REJECTED)
 
-    def same(work: Mapping[str, Any]) -> bool:
-        return wanted.items() <= work.items() and fewest <= int(work.get("images", 0)) <= len(dataset)
+    def same(details: Mapping[str, Any]) -> bool:
+        work = details.get("workload", {})
+        images = int(work.get("images", 0))
+        return wanted.items() <= work.items() and fewest <= images <= len(dataset) and _machine(details) == machine
 
-    done = [r for r in backend._list("job") if r.status == "completed" and same(r.details.get("workload", {}))]
+    done = [job for job in backend._list("job") if job.status == "completed" and same(job.details)]
     return Job(backend, max(done, key=lambda resource: resource.created).id) if done else None
+
+
+def _machine(details: Mapping[str, Any]) -> str:
+    return str(details.get("instance") or "")

@@ -66,22 +66,19 @@ def compare(
 
     if figure is not None and figure.suffix not in (".svg", ".png"):
         raise typer.BadParameter(f"{figure}: .svg or .png", param_hint="--figure")
-    named = dict(each.partition("=")[::2] for each in backend or _all())
     limits = {} if max_hours is None else {"max_hours": max_hours}
-    resources = {
-        # One's own machine is never taken away, and has no other beside it.
-        name: Resources(instance=instance or None, spot=spot and name != "local", **limits)
-        for name, instance in named.items()
-    }
+    places = [
+        # One's own machine is never taken away.
+        (name, Resources(instance=instance or None, spot=spot and name != "local", **limits))
+        for name, _, instance in (each.partition("=") for each in backend or _all())
+    ]
     given = {"model": model, "image_size": image_size, "epochs": epochs}
     config = TrainConfig(**{name: value for name, value in given.items() if value is not None})
     dataset = options.read_dataset(
         folder, group=group, positive=positive, csv=csv, path=path, labels=labels, separator=separator,
         group_column=group_column, split_column=split_column,
     )  # fmt: skip
-    compared = medimg.compare_costs(
-        dataset, config, [options.open_backend(name) for name in named], resources=resources, hours=hours
-    )
+    compared = medimg.compare_costs(dataset, config, places, hours=hours)
     options.console().print(compared)
     if figure is not None:
         drawn = compared.figure()
