@@ -18,7 +18,7 @@ from medimg.backends.azureml.blueprint import blueprint
 from medimg.backends.azureml.bootstrap import bootstrap
 from medimg.backends.azureml.deadlines import Deadlines
 from medimg.backends.azureml.roles import ENDER_ROLE, USER_ROLE
-from medimg.backends.azureml.status import status
+from medimg.backends.azureml.status import running, status
 from medimg.backends.azureml.teardown import teardown
 from medimg.backends.azureml.workspace import Workspace
 from medimg.cli import app
@@ -327,6 +327,24 @@ def test_teardown_refuses_while_a_workflow_is_to_end_an_endpoint(azure: AzureEmu
         teardown(place)
     Deadlines(place).delete("some-endpoint", "0123")
     teardown(place, delete_data=True)
+
+
+def test_teardown_needs_no_workflows_to_be_switched_on(azure: AzureEmulator, place: Workspace) -> None:
+    """Where they are not, there are none."""
+    bootstrap(place, region=_REGION)
+    azure.fault(
+        method="GET", path="Microsoft.Logic/workflows$", status=409, code="MissingSubscriptionRegistration", times=None
+    )
+    assert {step.outcome for step in teardown(place)} == {"deleted"}
+
+
+@pytest.mark.parametrize(("state", "runs"), [("NotResponding", True), ("Paused", True), ("Failed", False)])
+def test_what_has_not_ended_runs(place: Workspace, monkeypatch: pytest.MonkeyPatch, state: str, runs: bool) -> None:
+    """The machine of a job that does not respond is billed as any other's."""
+    monkeypatch.setattr(place, "arm_list", lambda path, *_, **__: (
+        [{"name": "j", "properties": {"status": state, "tags": {"medimg": "medimg"}}}] if path.endswith("jobs") else []
+    ))  # fmt: skip
+    assert [each.kind for each in running(place)] == ["job"] * runs
 
 
 def test_status_shows_what_runs_and_what_it_costs(azure: AzureEmulator, place: Workspace) -> None:

@@ -177,6 +177,28 @@ def test_storage_that_cannot_be_written_is_red(azure: AzureEmulator, ready: Work
     assert "medimg azure bootstrap" in check.fix and "--dry-run" in check.fix
 
 
+def test_storage_without_a_key_names_the_role_that_bootstrap_does_not_give(
+    azure: AzureEmulator, ready: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which Microsoft's role of data scientists does not allow either."""
+    from azure_cloud.login import PRINCIPAL
+
+    arm = Workspace.arm
+
+    def without_key(self: Workspace, method: str, id: str, *rest: Any, **options: Any) -> dict[str, Any]:
+        told = arm(self, method, id, *rest, **options)
+        if id.endswith("/datastores/workspaceblobstore"):
+            told["properties"]["credentials"] = {"credentialsType": "None"}
+        return told
+
+    monkeypatch.setattr(Workspace, "arm", without_key)
+    found = _look()
+    account = arm(ready, "GET", ready.id, "2024-10-01")["properties"]["storageAccount"]
+    assert _named(found, "storage is writable").fix == (
+        f"az role assignment create --role 'Storage Blob Data Contributor' --assignee {PRINCIPAL} --scope {account}"
+    )
+
+
 def _take(workspace: Workspace, role: str) -> None:
     """Takes a role from everybody."""
     path = f"{workspace.group_id}/providers/Microsoft.Authorization/roleAssignments"
@@ -277,13 +299,15 @@ def test_spot_is_not_suggested_where_it_has_no_cores_either(azure: AzureEmulator
 
 
 def test_the_quota_is_that_of_all_machines_of_a_job(azure: AzureEmulator, ready: Workspace) -> None:
-    """Two machines need twice as many cores; of an endpoint, a fifth more than it has."""
+    """Two machines need twice as many cores; an endpoint a fifth more machines than it has, and no part of one."""
     azure.quota(_T4, 8)
     assert not _failed(_look(Resources(count=2)))
     assert "needs 12" in _only_red(_look(Resources(count=3))).found
-    azure.quota("Standard DSv2 Family", 2)
+    azure.quota("Standard DSv2 Family", 3)
     check = _only_red(_look())
-    assert check.name == "quota of endpoints" and "needs 3" in check.found
+    assert check.name == "quota of endpoints" and "needs 4 with the spare machine" in check.found
+    azure.quota("Standard DSv2 Family", 4)
+    assert not _failed(_look())
 
 
 def test_an_instance_that_there_is_not_is_red(ready: Workspace) -> None:

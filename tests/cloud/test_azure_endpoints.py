@@ -74,7 +74,8 @@ def left(azure: AzureEmulator) -> dict[str, list[str]]:
     state = azure.state(WORKSPACE)
     kinds = ("endpoints", "deployments", "workflows", "autoscale", "models")
     found = {kind: state[kind] for kind in kinds if state.get(kind)}
-    blobs = [key for key in quick_azureml.backend().workspace.storage.list() if not key.startswith("code/")]
+    stored = quick_azureml.backend().workspace.storage.list()
+    blobs = [key for key in stored if not key.startswith(("code/", "serving/"))]
     return found | ({"blobs": blobs} if blobs else {})
 
 

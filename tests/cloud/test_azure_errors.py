@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 import quick_azureml
+from azure.storage.blob import ContainerClient
 from azure_cloud.handle import AzureEmulator
 
-from medimg.backends.azureml.errors import explain_failure, translated
-from medimg.backends.azureml.workspace import Workspace
+from medimg.backends.azureml.errors import explain_failure, translated, words_of
+from medimg.backends.azureml.login import Login
+from medimg.backends.azureml.scoring import Scoring
+from medimg.backends.azureml.workspace import Workspace, _failed
 from medimg.errors import (
     AccessError,
     AlreadyExistsError,
@@ -43,6 +49,9 @@ def _told(error: pytest.ExceptionInfo[MedimgError]) -> str:
         (404, "SubscriptionNotFound", "The subscription 'x' could not be found.", AccessError, "az account list"),
         (404, "ResourceNotFound", "The Resource 'x' was not found.", NotFoundError, "was not found"),
         (409, "Conflict", "A request is in progress.", AlreadyExistsError, "in progress"),
+        (409, "ScopeLocked", "The scope '/subscriptions/x/resourceGroups/ward/y' cannot perform write operation "
+         "because following scope(s) are locked: '/subscriptions/x/resourceGroups/ward'. Please remove the lock.",
+         AccessError, "a lock on /subscriptions/x/resourceGroups/ward.*az lock list --resource-group ward,"),
         (418, "Teapot", "I am one.", BackendError, "Teapot: I am one"),
     ],
 )  # fmt: skip
@@ -59,6 +68,80 @@ def test_a_refusal_says_what_to_do(
     for error in (raw, sdk):
         assert _told(error).startswith("looking: ")
         assert type(error.value) is expected
+
+
+_INSIDE = json.dumps({"errors": {"VmSize": ["Not enough quota available for Standard_DS2_v2."]}, "status": 400})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"details": [{"code": "Inner", "message": json.dumps({"error": {"message": _INSIDE}})}]},
+        {"details": [{"code": "Inner", "message": f"HttpRequest error, error detail: {_INSIDE}, internal stack"}]},
+        {"details": [{"code": "OutOfQuota", "message": "None left."}]},
+        {"innererror": {"code": "Inner", "innerError": {"message": "Not enough quota available."}}},
+    ],
+)
+def test_a_reason_that_is_deep_inside_is_found(error: dict[str, Any]) -> None:
+    """In whatever Azure has wrapped it; of an operation that failed as of a refusal."""
+    says = r"The request is invalid\. .*(quota available|None left\.)"
+    with pytest.raises(QuotaError, match=says) as quota, translated("deploying"):
+        raise _failed({"code": "BadRequest", "message": "The request is invalid.", **error})
+    assert "{" not in _told(quota)
+
+
+def test_braces_that_are_no_error_stay_in_the_message() -> None:
+    """What is not understood is shown as it is."""
+    for said in ('The value {"a": 1} is wrong.', "The value {x} is wrong."):
+        assert words_of({"code": "BadArgument", "message": said}) == said
+
+
+def test_what_is_refused_of_an_endpoint_is_told_with_its_reason(subscription: AzureEmulator) -> None:
+    """Its service is behind another one, which says that the request is invalid, whatever it was."""
+    workspace = Workspace()
+    path = f"{workspace.id}/onlineEndpoints"
+    body = {"location": workspace.location, "properties": {"authMode": "Key", "traffic": {}}}
+    workspace.arm("PUT", f"{path}/errors-taken", "2024-10-01", body, wait=True)
+    subscription.make_workspace("errors-2")
+    other = Workspace(workspace="errors-2")
+    with pytest.raises(BackendError, match="already an endpoint with this name") as error, translated("deploying"):
+        other.arm("PUT", f"{other.id}/onlineEndpoints/errors-taken", "2024-10-01", body)
+    _told(error)
+    said = "Not enough quota available for Standard_DS2_v2 in SubscriptionId x."
+    subscription.fault(method="PUT", path="/onlineEndpoints/", status=400, code="BadArgument", message=said)
+    with pytest.raises(QuotaError, match=said), translated("deploying"):
+        workspace.arm("PUT", f"{path}/errors-taken", "2024-10-01", body)
+    subscription.reset_workspace("errors-2")
+
+
+@pytest.mark.parametrize("by_login", [True, False])
+def test_storage_that_is_opened_by_the_login_names_the_role_for_it(
+    subscription: AzureEmulator, monkeypatch: pytest.MonkeyPatch, by_login: bool
+) -> None:
+    """Bootstrap does not give it, since its own workspaces have a key."""
+    storage = Workspace().storage
+    if by_login:
+        place = storage._container
+        monkeypatch.setitem(vars(storage), "_container", ContainerClient(
+            f"https://{place.account_name}.blob.core.windows.net", place.container_name, credential=Login()
+        ))  # fmt: skip
+    subscription.fault(path=r"\.blob\.core", status=403, code="AuthorizationPermissionMismatch", message="no")
+    with pytest.raises(AccessError, match="Storage Blob Data Contributor" if by_login else "medimg azure bootstrap"):
+        storage.get("k")
+
+
+def test_no_request_waits_for_minutes(subscription: AzureEmulator) -> None:
+    """Azure's libraries would wait 300 seconds, several times."""
+    workspace = Workspace()
+    clients = {
+        "arm": workspace._pipeline,
+        "sdk": workspace.ml.online_endpoints._online_operation._client,
+        "login": workspace.credential._credential.credentials[0]._credential._client,
+        "scoring": Scoring(workspace, lambda _: None)._client,
+    }
+    for name, client in clients.items():
+        told = client._pipeline._transport.connection_config
+        assert told.timeout <= 10 and told.read_timeout <= 90, name
 
 
 def test_an_answer_that_does_not_come_is_no_refusal(

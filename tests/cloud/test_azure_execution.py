@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -302,7 +303,9 @@ def test_endpoints_are_refused_as_the_service_does(workspace: Workspace) -> None
         (path, {**body, "location": "northeurope"}),
     ):
         answer = workspace.arm("PUT", *wrong)
-        assert answer.status_code == 400 and answer.json()["error"]["code"] == "UserError", wrong
+        error = answer.json()["error"]
+        assert answer.status_code == 400 and error["message"] == "The request is invalid.", wrong
+        assert "errors" in json.loads(json.loads(error["details"][0]["message"])["error"]["message"]), wrong
 
 
 def test_an_endpoint_of_logins_takes_no_key(workspace: Workspace) -> None:

@@ -35,7 +35,9 @@ def test_with_a_third_of_all_requests_refused_every_operation_completes(
     """429 and 503, before and after the request was performed; each thing is made once."""
     # Blob Storage knows no 429: it says 503.
     elsewhere = r"^(?!.*blob\.core\.windows\.net)"
-    subscription.fault(path=elsewhere, status=429, code="TooManyRequests", probability=0.15, times=None)
+    subscription.fault(
+        path=elsewhere, status=429, code="TooManyRequests", probability=0.15, times=None, headers={"Retry-After": "0"}
+    )
     subscription.fault(status=503, code="ServerBusy", probability=0.18, times=None, after=True)
     backend = quick_azureml.backend()
     job = backend.train(dataset, recipe(), name="busy")

@@ -128,7 +128,7 @@ def test_a_deleted_number_is_never_given_again(models: Models, workspace: Worksp
     models.delete("chest/2")
     assert [resource.id for resource in models.all()] == ["chest/1"]
     models.delete("chest/1")
-    models.delete_unused(set())
+    models.delete_unused(set)
     assert models.all() == []
     assert Models(Workspace()).register("chest", folder, details) == "3"
     models.fetch("chest/3", tmp_path / "back", silent)
@@ -155,10 +155,10 @@ def test_files_are_kept_as_long_as_a_version_or_an_endpoint_needs_them(
     served = models.serve(folder, details["digest"])
     models.delete("lung/1")
     assert storage.exists(key)
-    models.delete_unused({details["digest"]})
+    models.delete_unused(lambda: {details["digest"]})
     assert storage.exists(key)
     assert models._assets.get(*served.split("/")[-3::2]).id == served
-    models.delete_unused(set())
+    models.delete_unused(set)
     assert storage.list(f"models/{details['digest'][:16]}/") == []
     assert [resource.id for resource in models.all()] == ["skin/1"]
     models.fetch("skin/1", tmp_path / "back", silent)
@@ -177,7 +177,7 @@ def test_a_name_that_somebody_else_has_is_refused(models: Models, workspace: Wor
         models.register("theirs", folder, details)
     with pytest.raises(AlreadyExistsError):
         Models(Workspace(prefix="medimg-2")).register("theirs", folder, details)
-    models.delete_unused(set())
+    models.delete_unused(set)
     models.delete_empty()
     assert workspace.arm("GET", id, API)["properties"]["tags"] == {"owner": "radiology"}
     assert models.all() == []
@@ -193,7 +193,7 @@ def test_two_prefixes_in_a_workspace_are_kept_apart(models: Models, workspace: W
         others.register("chest", folder, details)
     assert models.serve(folder, details["digest"]) != others.serve(folder, details["digest"])
     models.delete("chest/1")
-    models.delete_unused(set())
+    models.delete_unused(set)
     models.delete_empty()
     assert [resource.id for resource in others.all()] == ["lung/1"]
     others.fetch("lung/1", tmp_path / "back", silent)
@@ -243,7 +243,7 @@ def test_a_registration_that_failed_leaves_what_cleanup_removes(
             models.register("chest", folder, details)
         azure.clear_faults()
     assert models.all() == []
-    models.delete_unused(set())
+    models.delete_unused(set)
     models.delete_empty()
     assert left(azure) == {}
     assert models.register("chest", folder, details) == "1"
@@ -275,7 +275,7 @@ def test_what_is_being_registered_is_not_taken_for_unused(
     def late(self: Models, *given: Any) -> str:
         others = Models(Workspace())
         others.delete("chest/1")
-        others.delete_unused(set())
+        others.delete_unused(set)
         others.delete_empty()
         return make(self, *given)
 
@@ -312,11 +312,11 @@ def test_what_a_killed_registration_left_is_removed_an_hour_later(
     workspace.storage.claim("versions/chest/1", details["digest"].encode())
     models._upload(folder, details["digest"])
     there = left(azure)
-    models.delete_unused(set())
+    models.delete_unused(set)
     models.delete_empty()
     assert left(azure) == there
     monkeypatch.setattr(models_module, "_DEAD_SECONDS", 0.0)
-    models.delete_unused(set())
+    models.delete_unused(set)
     models.delete_empty()
     assert left(azure) == {}
 
@@ -371,7 +371,7 @@ def test_a_model_that_was_served_before_is_served_again(
         assert unforgiving.calls("PUT") == []
         assert workspace.arm("GET", id, API)["properties"]["tags"] == {"medimg": "medimg"}
         seen.add(id)
-        models.delete_unused(set())
+        models.delete_unused(set)
         models.delete_empty()
         assert left(unforgiving) == {}
     assert len(seen) == 4

@@ -1,4 +1,4 @@
-"""A job's and a model's life on SageMaker with the real trainer: real radiographs, spot capacity, an empty home."""
+"""A job's and a model's life on SageMaker with the real trainer: spot capacity, an empty home."""
 
 from __future__ import annotations
 
@@ -8,42 +8,16 @@ from pathlib import Path
 import pytest
 import quick_sagemaker
 from aws.handle import Emulator
-from radiographs import few_radiographs, five_lines, small_network
 
 import medimg
 from medimg.config import Resources, ServeConfig
 from medimg.data.synthetic import write_phantoms
-from medimg.inference.predictor import TOLERANCE
 from medimg.progress import parse
 from medimg.testing.workspace import phantom_dataset, recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("account")]
 
 REGION = "eu-west-2"
-
-
-def test_the_five_lines_give_the_same_model_on_sagemaker_as_here(
-    account: Emulator, real_data: Path, tmp_path: Path
-) -> None:
-    """Only the backend's name is another; the same seed and data give the same probabilities, also when served."""
-    root, config = few_radiographs(real_data, tmp_path), small_network(real_data)
-    here, answers_here = five_lines(medimg.backend("local"), root, config)
-    there, answers_there = five_lines(quick_sagemaker.backend(), root, config)
-    assert there.id == here.id, "the same work has the same name everywhere"
-    for one, other in zip(answers_here, answers_there, strict=True):
-        assert one.probabilities == pytest.approx(other.probabilities, abs=TOLERANCE)
-    for name, value in here.metrics.items():
-        assert there.metrics[name] == pytest.approx(value, abs=TOLERANCE), name
-    assert {"packing", "uploading", "provisioning", "fitting"} <= set(there.timings)
-    assert there._resource.details["billable_seconds"] > 0
-    assert there.url.startswith("https://eu-west-2.console.aws.amazon.com/")
-    told = account.client("sagemaker", REGION).describe_training_job(TrainingJobName=there.id)["FinalMetricDataList"]
-    last = there.history[-1]
-    assert {"loss", "val_loss", "val_auroc"} == {metric["MetricName"] for metric in told}
-    for metric in told:
-        assert metric["Value"] == pytest.approx(last[metric["MetricName"]]), (
-            "CloudWatch has another figure than the bar"
-        )
 
 
 def test_an_interrupted_spot_job_goes_on_from_its_checkpoint(account: Emulator, tmp_path: Path) -> None:

@@ -151,6 +151,30 @@ def test_what_was_cut_off_is_not_restored_and_is_written_anew(local: Path, mount
     assert _steps(mount) == {"step-00000001": b"arrays 1", "step-00000002": b"anew"}
 
 
+@pytest.mark.parametrize("unreadable", [1, 2])
+def test_one_that_cannot_be_read_costs_only_itself(
+    local: Path, mount: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], unreadable: int
+) -> None:
+    """The training goes on from the other one, and neither is removed for it."""
+    for number in (1, 2):
+        _save(mount, number)
+    copy = shutil.copytree
+
+    def failing(source: Path, target: Path) -> Path:
+        copy(source, target)
+        if source.name.endswith(str(unreadable)):
+            raise OSError("the mount does not answer")
+        return Path(target)
+
+    monkeypatch.setattr(shutil, "copytree", failing)
+    mirror = Mirror(local, mount)
+    mirror.restore()
+    mirror.update()
+    assert _names(local) == [f"step-0000000{3 - unreadable}"]
+    assert len(_steps(mount)) == 2
+    assert "cannot be read: the mount does not answer" in capsys.readouterr().out
+
+
 def test_a_number_that_is_written_anew_is_not_vouched_for_by_the_old_hashes(
     local: Path, mount: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

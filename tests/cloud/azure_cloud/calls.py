@@ -152,4 +152,18 @@ class Answer:
             text = f"<?xml version='1.0' encoding='utf-8'?><Error>{inner}</Error>"
             headers = {"Content-Type": "application/xml", "x-ms-error-code": error.code, **error.headers}
             return cls(text.encode(), error.status, headers)
+        if error.status == 400 and "/onlineendpoints/" in request.path.lower():
+            error = _of_endpoints(error)
         return cls({"error": error.content}, error.status, {"x-ms-failure-cause": "gateway", **error.headers})
+
+
+def _of_endpoints(error: AzureError) -> AzureError:
+    """Returns a refusal as it is passed on from the service behind: as JSON in JSON in a message."""
+    problem = {
+        "errors": {"": [error.message]}, "type": "https://tools.ietf.org/html/rfc9110#section-15.5.1",
+        "title": "One or more validation errors occurred.", "status": error.status,
+    }  # fmt: skip
+    inside = json.dumps({"error": {"code": "Validation", "message": json.dumps(problem)}})
+    detail = {"code": "InferencingClientCallFailed", "message": inside, "details": [], "additionalInfo": []}
+    fields = {**error.fields, "details": [detail, *error.fields.get("details", ())]}
+    return AzureError("BadRequest", "The request is invalid.", error.status, headers=error.headers, **fields)

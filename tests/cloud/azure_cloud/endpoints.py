@@ -21,7 +21,7 @@ _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{1,30}[a-zA-Z0-9]")
 _TERMINAL = {"Succeeded", "Failed", "Canceled"}
 _MODES = {"Key": "Key", "AMLToken": "AMLToken", "AADToken": "AADToken"}
 _LONGEST_REQUEST_SECONDS = 180
-_RESERVE = 1.2  # of cores, for updates of the machines
+_RESERVE = 1.2  # of machines, for their updates
 
 
 def _busy(record: Record) -> bool:
@@ -281,12 +281,12 @@ class Deployments(Kind):
     def _check_cores(self, record: Record) -> None:
         instance, count = record["properties"]["instanceType"], record["sku"]["capacity"]
         family = FAMILIES.get(instance, instance)
-        needed = cores(instance) * count
+        needed = cores(instance) * math.ceil(count * _RESERVE)  # whole machines
         if needed > self.cloud.cores(family):
             raise AzureError(
                 "OutOfQuota",
                 f"Not enough quota available for {instance} in SubscriptionId {record['id'].split('/')[2]}. Current "
-                f"usage/limit: 0/{self.cloud.cores(family)}. Additional needed: {math.ceil(needed * _RESERVE)}. Please "
+                f"usage/limit: 0/{self.cloud.cores(family)}. Additional needed: {needed}. Please "
                 "see troubleshooting guide, available here: https://aka.ms/oe-tsg#error-outofquota",
             )
 

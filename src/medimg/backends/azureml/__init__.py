@@ -10,7 +10,7 @@ what these share:
   workspace     clients, names, calls of Azure Resource Manager; login     errors     Azure's errors in medimg's words
   storage       files in the workspace's Blob Storage, by blobs            instances  what a machine's name says
   environments  what jobs and endpoints run in                             prices     Azure's price list
-  assets        versions of what a name says the content of
+  assets        what is found by its name, whatever its version
 setting up:
   bootstrap, status and teardown of the resources that blueprint lists, with their roles; bicep writes them; doctor
 """

@@ -143,10 +143,10 @@ class AzureMLBackend(Backend):
         if "endpoint" in kinds:
             self._endpoints.delete_leftovers()
         if "endpoint" in kinds or "model" in kinds:
-            self._models.delete_unused(self._endpoints.digests())
+            self._models.delete_unused(self._endpoints.digests)
         if "model" in kinds:
             self._models.delete_empty()
         if "job" in kinds:
             self._jobs.delete_leftovers()
-        if {"job", "endpoint"} <= set(kinds) and not self._jobs.all() and not self._endpoints.all():
-            self._environments.delete_all()
+        if {"job", "endpoint"} <= set(kinds):
+            self._environments.delete_all(lambda: self._endpoints.used() or bool(self._jobs.all()))

@@ -120,9 +120,11 @@ class Claims:
         names = [key.removeprefix(_FOLDER).removesuffix(".json") for key in self._storage.list(_FOLDER)]
         return {name: claim for name in names if (claim := self.read(name)[0]) is not None}
 
-    def delete(self, name: str) -> None:
-        """Forgets an endpoint's claim; where there is none that is no error."""
-        self._storage.delete_prefix(_key(name))
+    def delete(self, name: str, token: str) -> None:
+        """Forgets the claim of a deploy; where there is none, or another's by now, that is no error."""
+        claim, etag = self.read(name)
+        if claim is not None and claim.token == token:
+            self._storage.delete_if(_key(name), etag)
 
 
 def _key(name: str) -> str:

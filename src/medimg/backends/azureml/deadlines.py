@@ -13,10 +13,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from medimg.backends.azureml.errors import translated
+from medimg.backends.azureml.roles import ENDER_ROLE, allows
 from medimg.backends.azureml.workspace import ARM, ENDER, Workspace
 from medimg.errors import ConfigError, NotFoundError
 
-__all__ = ["ENDPOINT_API", "MARK", "Deadlines"]
+__all__ = ["ENDPOINT_API", "MARK", "Deadlines", "ender_lacks"]
 
 ENDPOINT_API = "2024-10-01"
 MARK = "medimg-token"  # the tag of an endpoint that names the deploy which made it
@@ -24,9 +25,36 @@ MARK = "medimg-token"  # the tag of an endpoint that names the deploy which made
 _TYPE = "Microsoft.Logic/workflows"
 _API = "2019-05-01"
 _IDENTITY_API = "2023-01-31"
+_RIGHTS_API = "2022-04-01"
 _LANGUAGE = "https://schema.management.azure.com/providers/Microsoft.Logic/schemas/2016-06-01/workflowdefinition.json#"
 _EVERY_MINUTES = 15
 _DEPLOY = timedelta(hours=1)  # that an endpoint may come after its workflow
+
+
+def ender_lacks(workspace: Workspace, *, patient: bool = True) -> list[str]:
+    """Returns the actions that the identity which deletes endpoints needs, and has not been allowed.
+
+    Args:
+        workspace: In whose resource group it is.
+        patient: As for `Workspace.arm`.
+
+    Raises:
+        NotFoundError: There is no such identity.
+    """
+    with translated(f"looking for the identity {ENDER!r}"):
+        identity = workspace.arm("GET", workspace.ender_id, _IDENTITY_API, patient=patient)
+    assignments = f"{workspace.group_id}/providers/Microsoft.Authorization/roleAssignments"
+    chosen: dict[str, Any] = {"$filter": f"principalId eq '{identity['properties']['principalId']}'"}
+    granted: list[dict[str, Any]] = []
+    with translated(f"asking what {ENDER!r} may do"):
+        for each in workspace.arm_list(assignments, _RIGHTS_API, patient=patient, **chosen):
+            role = workspace.arm("GET", each["properties"]["roleDefinitionId"], _RIGHTS_API, patient=patient)
+            granted += role["properties"]["permissions"]
+    return [
+        action
+        for action in ENDER_ROLE.actions
+        if not any(allows(each.get("actions", ()), each.get("notActions", ()), action) for each in granted)
+    ]
 
 
 class Deadlines:
@@ -43,17 +71,21 @@ class Deadlines:
         """Makes sure that there is an identity which may delete endpoints.
 
         Raises:
-            ConfigError: There is none: what is deployed would not end.
+            ConfigError: There is none, or it may not: what is deployed would not end.
         """
+        needed = f"ttl_hours needs the identity {ENDER!r}, which deletes the endpoint when its time is up, and"
         try:
-            with translated(f"looking for the identity {ENDER!r}"):
-                self._workspace.arm("GET", self._workspace.ender_id, _IDENTITY_API)
+            missing = ender_lacks(self._workspace)
         except NotFoundError:
             raise ConfigError(
-                f"ttl_hours needs the identity {ENDER!r}, which deletes the endpoint when its time is up, and the "
-                f"resource group {self._workspace.resource_group!r} has none: nothing was deployed. Make it: "
-                "medimg azure bootstrap"
+                f"{needed} the resource group {self._workspace.resource_group!r} has none: nothing was deployed. Make "
+                "it: medimg azure bootstrap"
             ) from None
+        if missing:
+            raise ConfigError(
+                f"{needed} it may not do {', '.join(missing)}: nothing was deployed. Have somebody who may assign "
+                "roles run: medimg azure bootstrap"
+            )
 
     def at(self, name: str, token: str, hours: float) -> None:
         """Has the endpoint deleted that a deploy makes, after `hours`.

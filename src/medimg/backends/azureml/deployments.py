@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from medimg.backends.azureml.assets import discard, ensure
 from medimg.backends.azureml.deadlines import ENDPOINT_API, MARK
 from medimg.backends.azureml.environments import Environments
 from medimg.backends.azureml.errors import explain_failure, translated
@@ -23,10 +24,10 @@ from medimg.backends.azureml.models import Models
 from medimg.backends.azureml.workspace import Workspace
 from medimg.backends.wheel import wheel
 from medimg.config import ServeConfig
-from medimg.errors import AlreadyExistsError, MedimgError, NotFoundError
+from medimg.errors import AlreadyExistsError, BackendError, ConfigError, MedimgError, NotFoundError
 from medimg.progress import Report
 
-__all__ = ["SCRIPT", "SLOTS", "Content", "Deployment", "Deployments", "created"]
+__all__ = ["SCRIPT", "SLOTS", "Content", "Deployment", "Deployments", "check_settings", "created", "is_busy"]
 
 SLOTS = ("blue", "green")  # names of deployments; each update takes the one that is free
 
@@ -113,35 +114,37 @@ class Deployments:
         model = self._models.serve(folder, digest, report)
         return Content(digest, model, self._code(), self._environments.serving())
 
-    @property
-    def _code_name(self) -> str:
-        return f"{self._workspace.prefix}-serve"
+    def _code_asset(self, digest: str) -> str:
+        return f"codes/{self._workspace.prefix}-serve-{digest}"
 
     def _code(self) -> str:
         """Returns the id of the server's code, which is uploaded once for each version of medimg."""
         package = wheel()
         digest = hashlib.sha256(SCRIPT.encode() + package.read_bytes()).hexdigest()[:16]
-        id = f"{self._workspace.id}/codes/{self._code_name}/versions/{digest}"
-        with translated("making the code of the endpoint"):
-            try:
-                with translated("looking for the code of the endpoint"):
-                    self._workspace.arm("GET", id, ENDPOINT_API)
-            except NotFoundError:
-                storage = self._workspace.storage
-                storage.put(f"{_CODE_FOLDER}{digest}/score.py", SCRIPT.encode())
-                storage.upload_file(package, f"{_CODE_FOLDER}{digest}/medimg.whl")
-                properties = {
-                    "codeUri": storage.web_address(f"{_CODE_FOLDER}{digest}"),
-                    "tags": self._workspace.tag_map(),
-                }
-                self._workspace.arm("PUT", id, ENDPOINT_API, {"properties": properties})
-        return id
+        workspace, storage, asset = self._workspace, self._workspace.storage, self._code_asset(digest)
+        # Also where the asset is there: Azure may keep one whose files were deleted.
+        storage.put(f"{_CODE_FOLDER}{digest}/score.py", SCRIPT.encode())
+        storage.upload_file(package, f"{_CODE_FOLDER}{digest}/medimg.whl")
 
-    def delete_code(self) -> None:
-        """Forgets the server's code, of every version of medimg; the next deploy uploads it again."""
-        with suppress(NotFoundError), translated("deleting the code of the endpoints"):
-            self._workspace.arm("DELETE", f"{self._workspace.id}/codes/{self._code_name}", ENDPOINT_API)
-        self._workspace.storage.delete_prefix(_CODE_FOLDER)
+        def make(version: str) -> str:
+            properties = {"codeUri": storage.web_address(f"{_CODE_FOLDER}{digest}"), "tags": workspace.tag_map()}
+            id = f"{workspace.id}/{asset}/versions/{version}"
+            with translated("making the code of the endpoint"):
+                workspace.arm("PUT", id, ENDPOINT_API, {"properties": properties})
+            return id
+
+        return ensure(workspace, asset, make)
+
+    def delete_code(self, needed: Callable[[], bool]) -> None:
+        """Forgets the server's code, of every version of medimg; the next deploy uploads it again.
+
+        Args:
+            needed: Tells whether somebody deploys; asked when it is known what there is, so that nothing newer is lost.
+        """
+        digests = {key.split("/")[1] for key in self._workspace.storage.list(_CODE_FOLDER)}
+        for digest in () if needed() else digests:
+            discard(self._workspace, self._code_asset(digest))
+            self._workspace.storage.delete_prefix(f"{_CODE_FOLDER}{digest}/")
 
     def make(self, name: str, slot: str, token: str, content: Content, config: ServeConfig, instances: int) -> None:
         """Begins to make a deployment, and returns before it is ready.
@@ -180,9 +183,9 @@ class Deployments:
         try:
             with translated(f"starting to serve {content.digest[:12]} at {name!r}"):
                 self._workspace.arm("PUT", self._id(name, slot), ENDPOINT_API, body)
-        except AlreadyExistsError:
+        except BackendError as error:
             # An answer may have been lost on its way, and the second request met what the first one began.
-            if not any(each.slot == slot and each.token == token for each in self.of(name)):
+            if not is_busy(error) or not any(each.slot == slot and each.token == token for each in self.of(name)):
                 raise
 
     def of(self, name: str) -> tuple[Deployment, ...]:
@@ -217,7 +220,7 @@ class Deployments:
                 f"more: ml.azure.com > Quota. Azure said: {said}"
             )
         reason = explain_failure(f"{code}: {said}") if told else f"Azure gives no reason ({deployment.state})"
-        errors = [found[1] for found in map(_ERROR.search, self.log(name, deployment.slot)) if found]
+        errors = [found[1] for found in map(_ERROR.search, self.last_words(name, deployment.slot)) if found]
         return f"{errors[-1]} ({reason})" if errors else reason
 
     def log(self, name: str, slot: str, lines: int = _MOST_LINES) -> list[str]:
@@ -230,11 +233,47 @@ class Deployments:
         except NotFoundError:
             return []
 
+    def last_words(self, name: str, slot: str, lines: int = _MOST_LINES) -> list[str]:
+        """Returns the same, and [] where the log cannot be read: for what can be said without it."""
+        with suppress(MedimgError):
+            return self.log(name, slot, lines)
+        return []
+
     def _endpoint(self, name: str) -> str:
         return f"{self._workspace.id}/onlineEndpoints/{name}"
 
     def _id(self, name: str, slot: str) -> str:
         return f"{self._endpoint(name)}/deployments/{slot}"
+
+
+def is_busy(error: MedimgError) -> bool:
+    """Tells whether Azure refuses because it is doing something else to an endpoint, which it says in two ways."""
+    return isinstance(error, AlreadyExistsError) or "provisioning state" in str(error)
+
+
+def check_settings(config: ServeConfig) -> None:
+    """Makes sure that Azure has what the settings ask for.
+
+    Raises:
+        ConfigError: It has not; the message says what it has instead.
+    """
+    if config.kind != "realtime":
+        raise ConfigError(
+            f"kind={config.kind!r}: AzureML has managed online endpoints, which keep a machine. Take kind='realtime', "
+            "with ttl_hours= where it shall end by itself, or predict with backend.predict_batch(…)"
+        )
+    if config.http_api:
+        raise ConfigError("http_api=True: an AzureML endpoint already is an HTTPS address with a key. Leave it out")
+    if config.url_hosts:
+        raise ConfigError("url_hosts: an AzureML endpoint fetches no images. Leave it out, and send the image")
+    if config.auth == "none":
+        raise ConfigError("auth='none': an AzureML endpoint always asks for its key, or a login. Leave it out")
+    if config.memory_mb is not None:
+        raise ConfigError("memory_mb: an endpoint on AzureML has the memory of its machine. Take instance='Standard_…'")
+    if config.min_instances < 1:
+        raise ConfigError("min_instances=0: an endpoint on AzureML keeps a machine. End it by itself with ttl_hours=")
+    if config.max_instances < config.min_instances:
+        raise ConfigError(f"max_instances={config.max_instances} is less than min_instances={config.min_instances}")
 
 
 def _deployment(told: Mapping[str, Any]) -> Deployment:

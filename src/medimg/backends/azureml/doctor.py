@@ -20,9 +20,10 @@ from azure.core.rest import HttpRequest
 
 from medimg.backends.azureml.blueprint import GROUP_API, PROVIDERS
 from medimg.backends.azureml.bootstrap import command, find
-from medimg.backends.azureml.errors import translated
+from medimg.backends.azureml.deadlines import ender_lacks
+from medimg.backends.azureml.errors import BLOB_ROLE, translated
 from medimg.backends.azureml.instances import JOB_INSTANCE, SERVING_INSTANCE
-from medimg.backends.azureml.roles import DATA_SCIENTIST, ENDER_ROLE, IN_WORKSPACE, USER_ROLE, allows
+from medimg.backends.azureml.roles import DATA_SCIENTIST, IN_WORKSPACE, USER_ROLE, allows
 from medimg.backends.azureml.workspace import ARM, ENDER, Workspace
 from medimg.backends.doctor import Check
 from medimg.config import Resources
@@ -46,7 +47,7 @@ _RIGHTS_API = "2022-04-01"
 _SKEW_SECONDS = 240  # a login is not accepted five minutes away from Azure's own clock
 _AT_ONCE = 8
 _MOST_SHOWN = 4  # actions that are missing
-_RESERVE = 1.2  # an endpoint's update needs a fifth more than it has, in Azure's count
+_RESERVE = 1.2  # an endpoint's update needs a fifth more machines than it has, in Azure's count: whole ones
 _LOW_PRIORITY = "Total Cluster Low Priority Regional vCPUs"
 
 Work = Callable[[], Check]
@@ -82,7 +83,7 @@ def checks(workspace: Workspace, resources: Resources, image: str | None = None)
         ("resource group", lambda: _group(workspace)),
         ("workspace", lambda: _workspace(workspace)),
         ("storage is closed", lambda: _closed(workspace)),
-        ("storage is writable", lambda: _writable(workspace)),
+        ("storage is writable", lambda: _writable(workspace, person)),
         ("what you may do", lambda: _permitted(workspace, person)),
         ("identity for ttl_hours", lambda: _ender(workspace)),
         ("what that identity may do", lambda: _ender_rights(workspace)),
@@ -135,7 +136,7 @@ def _who(workspace: Workspace) -> tuple[Check, Check, Check, str]:
     unknown = Check("subscription", None, "not asked: there is no login")
     try:
         with translated("logging in"):
-            token = workspace.credential.get_token(f"{ARM}/.default").token
+            token = workspace.credential.hasty.get_token(f"{ARM}/.default").token
     except MedimgError as error:
         if not _login_answers():
             return Check("login", None, f"{_LOGIN} does not answer"), unknown, no_time, ""
@@ -260,12 +261,16 @@ def _closed(workspace: Workspace) -> Check:
     return Check("", True, f"{name}: public access is blocked")
 
 
-def _writable(workspace: Workspace) -> Check:
+def _writable(workspace: Workspace, person: str) -> Check:
     key = f"doctor/{uuid.uuid4().hex}"
     try:
         workspace.storage.put(key, b"medimg")
         workspace.storage.delete_prefix(key)
     except (AccessError, ConfigError) as error:
+        if BLOB_ROLE in str(error):  # which bootstrap does not give: its own workspaces have a key
+            account = _found(workspace)["properties"]["storageAccount"]
+            fix = f"az role assignment create --role '{BLOB_ROLE}' --assignee {person or 'OBJECT_ID'} --scope {account}"
+            return Check("", False, str(error), fix)
         return Check("", False, str(error), f"{_bootstrap(workspace)} --dry-run --output for-your-administrator.bicep")
     return Check("", True, f"a blob was written below {workspace.prefix}/ and deleted")
 
@@ -310,16 +315,8 @@ def _ender(workspace: Workspace) -> Check:
 
 
 def _ender_rights(workspace: Workspace) -> Check:
-    with translated(f"looking for the identity {ENDER!r}"):
-        identity = workspace.arm("GET", workspace.ender_id, _IDENTITY_API, patient=False)
-    principal, rights = identity["properties"]["principalId"], f"{workspace.group_id}/providers/Microsoft.Authorization"
-    chosen: dict[str, Any] = {"$filter": f"principalId eq '{principal}'"}
-    granted: list[Permission] = []
-    with translated(f"asking what {ENDER!r} may do"):
-        for each in workspace.arm_list(f"{rights}/roleAssignments", _RIGHTS_API, patient=False, **chosen):
-            role = workspace.arm("GET", each["properties"]["roleDefinitionId"], _RIGHTS_API, patient=False)
-            granted += role["properties"]["permissions"]
-    return _rights(_missing(granted, ENDER_ROLE.actions), _bootstrap(workspace), "it may delete endpoints, and no more")
+    missing = ender_lacks(workspace, patient=False)
+    return _rights(missing, _bootstrap(workspace), "it may delete endpoints, and no more")
 
 
 # -- quota and image ----------------------------------------------------------------------------------------------
@@ -336,7 +333,7 @@ def _quota(workspace: Workspace, instance: str, count: int, *, spot: bool = Fals
         return Check("", False, f"there is no {instance} in {region}", fix)
     with translated(f"asking for the quota of {region}"):
         rows = {_row(each): each for each in workspace.arm_list(f"{place}/usages", _API, patient=False)}
-    needed = math.ceil(size["vCPUs"] * count * reserve)
+    needed = size["vCPUs"] * math.ceil(count * reserve)
     low = rows.get(_LOW_PRIORITY)
     name, row = (_LOW_PRIORITY, low) if spot else _of_family(rows, size["family"])
     if row is None:
@@ -344,7 +341,8 @@ def _quota(workspace: Workspace, instance: str, count: int, *, spot: bool = Fals
     free = _free(row)
     if free >= needed:
         return Check("", True, f"{name}: {_shown(row)}, {needed} needed")
-    found = f"{name}: {_shown(row)}, and {instance} needs {needed}"
+    spare = " with the spare machine of an update" if reserve > 1.0 else ""
+    found = f"{name}: {_shown(row)}, and {instance} needs {needed}{spare}"
     if not spot and reserve == 1.0 and low is not None and _free(low) >= needed:
         found += f". With spot=True another quota counts, which is enough: {_shown(low)}"
     kind, resource = ("lowPriority", "TotalLowPriorityCores") if spot else ("dedicated", size["family"])

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from medimg.backends.azureml.claims import Claim, Claims
 from medimg.backends.azureml.deadlines import ENDPOINT_API, Deadlines
-from medimg.backends.azureml.deployments import SLOTS, Deployments
+from medimg.backends.azureml.deployments import SLOTS, Content, Deployment, Deployments, check_settings, is_busy
 from medimg.backends.azureml.environments import Environments
 from medimg.backends.azureml.errors import translated
 from medimg.backends.azureml.models import Models
@@ -36,6 +36,7 @@ __all__ = ["Endpoints"]
 
 _AUTH = {"key": "Key", "entra": "AADToken"}
 _BUSY_SECONDS = 1800.0
+_FREED_SECONDS = 300.0  # in which Azure may still refuse the name of an endpoint that is gone
 _LAST_LINES = 200  # kept of a model that did not become ready
 _TOLD_ONLY = ("scoringUri", "swaggerUri", "provisioningState", "keys")
 
@@ -72,12 +73,13 @@ class Endpoints:
         self._records = Records(workspace, self._deployments, self._claims)
         self._scaling = Scaling(workspace)
         self._scoring = Scoring(workspace, self._require_ready)
+        self._freed: dict[str, float] = {}  # until when Azure may still refuse a name
 
     # -- making -------------------------------------------------------------------------------------------------------
 
     def deploy(self, name: str, folder: Path, config: ServeConfig, details: Mapping[str, Any]) -> None:
         """Uploads the model and starts the endpoint."""
-        _check(config)
+        check_settings(config)
         if config.ttl_hours is not None:
             self._deadlines.require_identity()
         token, digest = secrets.token_hex(4), str(details["digest"])
@@ -94,7 +96,7 @@ class Endpoints:
                 if config.ttl_hours is not None:
                     self._deadlines.at(name, token, config.ttl_hours)
                 self._make(name, token, details["config"], display)
-                self._deployments.make(name, SLOTS[0], token, content, config, config.min_instances)
+                self._make_deployment(name, SLOTS[0], token, content, config, config.min_instances, silent)
                 self._claims.release(name, token)
 
     def _take(self, name: str, claim: Claim) -> None:
@@ -104,19 +106,25 @@ class Endpoints:
             AlreadyExistsError: It is taken.
         """
         before, etag = self._claims.read(name)  # first: whoever makes the endpoint meanwhile changes it
-        found = self._records.told(name)
-        if found is not None and state_of(found) == "Deleting":
+        if self._records.is_going(name):
             with Display(name) as display:
-                self._delete_endpoint(name, display)  # waits until it is gone
-            found = None
-        if found is not None and not self._workspace.owns(found.get("tags")):
-            raise ConfigError(
-                f"the name {name!r} is taken by an endpoint without the tag medimg={self._workspace.prefix}. Pass "
-                "another name="
-            )
-        if found is not None or (before is not None and before.alive):
+                self._finish(name, "deleting", lambda: not self._records.is_going(name), display)
+            self._note_freed(name)
+            before, etag = self._claims.read(name)
+        self._records.require_free(name)
+        if before is not None and before.alive:
             raise AlreadyExistsError(f"an endpoint {name!r} exists")
-        self._claims.write(name, claim, etag)
+        if before is not None:
+            self._note_freed(name)  # nobody knows for how long
+        try:
+            self._claims.write(name, claim, etag)
+        except AlreadyExistsError:
+            if self._claims.read(name)[0] is not None:
+                raise
+            self._claims.write(name, claim, "")  # whoever deleted the endpoint has forgotten it meanwhile
+
+    def _note_freed(self, name: str) -> None:
+        self._freed[name] = time.monotonic() + _FREED_SECONDS
 
     def _make(self, name: str, token: str, config: Mapping[str, Any], report: Report) -> None:
         """Makes the endpoint, and returns when it is there."""
@@ -126,20 +134,41 @@ class Endpoints:
             "identity": {"type": "SystemAssigned"},
             "properties": {"authMode": _AUTH[self._auth], "traffic": {}, "publicNetworkAccess": "Enabled"},
         }
-        try:
-            with translated(f"deploying {name!r}"):
-                self._workspace.arm("PUT", self._records.id(name), ENDPOINT_API, body, wait=True)
-        except BackendError as error:
-            found = self._records.told(name)
-            if found is None and "already" in str(error):
-                raise ConfigError(
-                    f"the name {name!r} is taken: in {self._workspace.location} there can be one endpoint of a name, "
-                    f"whoever made it. Pass another name=. Azure said: {error}"
-                ) from error
-            # An answer may have been lost on its way, and the second request met what the first one began.
-            if not isinstance(error, AlreadyExistsError) or found is None or token_of(found) != token:
-                raise
-            self._finish(name, "starting", lambda: not self._is_busy(name), report)
+        while True:
+            self._records.require_free(name)  # Azure's PUT would change one that was made meanwhile
+            try:
+                with translated(f"deploying {name!r}"):
+                    self._workspace.arm("PUT", self._records.id(name), ENDPOINT_API, body, wait=True)
+                return
+            except BackendError as error:
+                found = self._records.told(name)
+                refused = found is None and (isinstance(error, NotFoundError) or "already" in str(error))
+                if refused and time.monotonic() < self._freed.get(name, 0.0):
+                    time.sleep(self.poll_seconds)
+                    self._claims.renew(name, token)
+                    continue
+                if refused and "already" in str(error):
+                    raise ConfigError(
+                        f"the name {name!r} is taken: in {self._workspace.location} there can be one endpoint of a "
+                        f"name, whoever made it. Pass another name=. Azure said: {error}"
+                    ) from error
+                # An answer may have been lost on its way, and the second request met what the first one began.
+                if not is_busy(error) or found is None or token_of(found) != token:
+                    raise
+                self._finish(name, "starting", lambda: not self._is_busy(name), report)
+                return
+
+    def _make_deployment(
+        self, name: str, slot: str, token: str, content: Content, config: ServeConfig, instances: int, report: Report
+    ) -> None:
+        """Begins to make a deployment, as soon as Azure has done what else it does to the endpoint."""
+
+        def done() -> bool:
+            self._claims.renew(name, token)
+            self._deployments.make(name, slot, token, content, config, instances)
+            return True
+
+        self._finish(name, "starting", done, report)
 
     def _is_busy(self, name: str) -> bool:
         seen = self._records.seen(name)
@@ -169,11 +198,12 @@ class Endpoints:
             content = self._deployments.prepare(folder, digest, display)
             self._claims.renew(name, token)
             slot = next(slot for slot in SLOTS if slot != serving.slot)
-            if any(each.slot == slot for each in self._deployments.of(name)):
-                self._delete_deployment(name, slot, display)  # or waits until it is gone
+            for each in self._deployments.of(name):
+                if each.slot == slot:
+                    self._delete_deployment(name, each, display)  # or waits until it is gone
             # As many machines as the load has made of them.
             instances = max(config.min_instances, min(serving.instances, config.max_instances))
-            self._deployments.make(name, slot, token, content, config, instances)
+            self._make_deployment(name, slot, token, content, config, instances, display)
             self._claims.release(name, token)
 
     @contextmanager
@@ -197,23 +227,21 @@ class Endpoints:
     def _undo_deploy(self, name: str, token: str, ends: bool, report: Report) -> None:
         found = self._records.told(name)
         if found is not None and token_of(found) == token:
-            self._delete_endpoint(name, report)
+            self._delete_endpoint(name, token, report)
         if ends:
             self._deadlines.delete(name, token)
-        claim, _ = self._claims.read(name)
-        if claim is not None and claim.token == token:
-            self._claims.delete(name)
-        self._models.delete_unused(self.digests())
+        self._claims.delete(name, token)
+        self._models.delete_unused(self.digests)
 
     def _undo_update(self, name: str, token: str, report: Report) -> None:
         for each in self._deployments.of(name):
             if each.token == token:
-                self._delete_deployment(name, each.slot, report)
+                self._delete_deployment(name, each, report)
         claim, etag = self._claims.read(name)
         seen = self._records.seen(name)
         if claim is not None and claim.owner == token and seen is not None and seen.serving is not None:
             self._claims.write(name, replace(claim, owner="", digest=seen.serving.digest), etag)
-        self._models.delete_unused(self.digests())
+        self._models.delete_unused(self.digests)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -226,10 +254,9 @@ class Endpoints:
         if seen.waiting is not None and not seen.busy:
             try:
                 self._send_requests_to(seen, seen.waiting.slot)
-            except AlreadyExistsError:
-                pass  # Azure is doing something else to it: whoever looks next tries again
             except MedimgError as error:
-                reason = str(error)  # `settle` raises it
+                if not is_busy(error):  # else whoever looks next tries again
+                    reason = str(error)  # `settle` raises it
         return self._records.resource(seen, reason)
 
     def all(self) -> list[Resource]:
@@ -274,7 +301,7 @@ class Endpoints:
         if seen is None:
             return
         if seen.waiting is not None:
-            self._switch(name, seen.waiting.slot)
+            self._switch(name, seen.waiting)
             seen = self._records.seen(name)
         elif seen.serving is not None and seen.newest is not None and seen.newest.failed:
             self._note_failure(seen)
@@ -284,9 +311,9 @@ class Endpoints:
         for each in others:
             # A newer one that does not answer yet is another process's, which is updating it.
             if each.failed or each.created < seen.serving.created:
-                self._delete_deployment(name, each.slot, silent)
+                self._delete_deployment(name, each, silent)
         if others:
-            self._models.delete_unused(self.digests())
+            self._models.delete_unused(self.digests)
         self._scaling.set(name, seen.serving.slot, seen.config)
 
     def _note_failure(self, seen: Seen) -> None:
@@ -300,13 +327,13 @@ class Endpoints:
             claim,
             digest=serving.digest,
             failure=self._deployments.reason(seen.name, newest),
-            log=tuple(self._deployments.log(seen.name, newest.slot, _LAST_LINES)),
+            log=tuple(self._deployments.last_words(seen.name, newest.slot, _LAST_LINES)),
         )
         with suppress(AlreadyExistsError):  # another has noted it
             self._claims.write(seen.name, failed, etag)
 
-    def _switch(self, name: str, slot: str) -> None:
-        """Has the requests sent to a deployment, and returns when they are."""
+    def _switch(self, name: str, waiting: Deployment) -> None:
+        """Has the requests sent to a deployment, and returns when they are, or a newer one is there."""
 
         def done() -> bool:
             seen = self._records.seen(name)
@@ -314,8 +341,9 @@ class Endpoints:
                 raise self._records.missing(name)
             if seen.busy:
                 return False
-            if seen.serving is None or seen.serving.slot != slot:
-                self._send_requests_to(seen, slot, wait=True)
+            newest = seen.newest  # another process may have made one of the same slot
+            if newest is not None and newest.token == waiting.token and newest != seen.serving:
+                self._send_requests_to(seen, newest.slot, wait=True)
             return True
 
         self._finish(name, "switching", done, silent)
@@ -334,16 +362,20 @@ class Endpoints:
 
     def _finish(self, name: str, stage: str, done: Callable[[], bool], report: Report) -> None:
         """Calls `done` until it says so; while something else is done to an endpoint, Azure refuses."""
-        deadline = time.monotonic() + _BUSY_SECONDS
+        deadline, said = time.monotonic() + _BUSY_SECONDS, ""
         with heartbeat(stage, report):
             while True:
-                with suppress(AlreadyExistsError):
+                try:
                     if done():
                         return
+                except BackendError as error:
+                    if not is_busy(error):
+                        raise
+                    said = f" Azure said last: {error}"
                 if time.monotonic() > deadline:
                     raise BackendError(
                         f"Azure has not finished {stage} the endpoint {name!r} in {_BUSY_SECONDS / 60:.0f} minutes. "
-                        "Try again later"
+                        f"Try again later.{said}"
                     )
                 time.sleep(self.poll_seconds)
 
@@ -355,34 +387,43 @@ class Endpoints:
         claim = self._claims.read(name)[0] if NAME.fullmatch(name) else None
         if (told is None and claim is None) or (told is not None and not self._workspace.owns(told.get("tags"))):
             raise self._records.missing(name)
+        token = token_of(told) if told is not None else claim.token if claim is not None else ""
         with Display(name) as display:
-            self._delete_endpoint(name, display)
+            self._delete_endpoint(name, token, display)
         if claim is not None and claim.config.get("ttl_hours") is not None:
             self._deadlines.delete(name, claim.token)  # without it the workflow would notice, and delete itself
         for slot in SLOTS:
             self._scaling.delete(name, slot)
-        self._claims.delete(name)
-        self._models.delete_unused(self.digests())
+        if claim is not None:
+            self._claims.delete(name, claim.token)
+        self._models.delete_unused(self.digests)
 
-    def _delete_endpoint(self, name: str, report: Report) -> None:
-        """Deletes an endpoint, and returns when it is gone: only then nothing is billed."""
+    def _delete_endpoint(self, name: str, token: str, report: Report) -> None:
+        """Deletes the endpoint that a deploy made, and returns when it is gone: only then nothing is billed."""
         self._scoring.forget(name)
 
+        def state() -> str | None:
+            found = self._records.told(name)  # which may be another's by now
+            return state_of(found) if found is not None and token_of(found) == token else None
+
         def done() -> bool:
-            found = self._records.told(name)
-            if found is not None and state_of(found) != "Deleting":
+            found = state()
+            if found is not None and found != "Deleting":
                 with suppress(NotFoundError), translated(f"deleting the endpoint {name!r}"):
                     self._workspace.arm("DELETE", self._records.id(name), ENDPOINT_API, wait=True)
-                found = self._records.told(name)
+                found = state()
             return found is None
 
         self._finish(name, "deleting", done, report)
+        self._note_freed(name)
 
-    def _delete_deployment(self, name: str, slot: str, report: Report) -> None:
+    def _delete_deployment(self, name: str, deployment: Deployment, report: Report) -> None:
         """Deletes a deployment with its scaling, and returns when it is gone: only then it is not billed."""
+        slot, token = deployment.slot, deployment.token
 
         def state() -> str | None:
-            return next((each.state for each in self._deployments.of(name) if each.slot == slot), None)
+            there = (each.state for each in self._deployments.of(name) if (each.slot, each.token) == (slot, token))
+            return next(there, None)
 
         def done() -> bool:
             found = state()
@@ -396,36 +437,21 @@ class Endpoints:
 
     def delete_leftovers(self) -> None:
         """Deletes what belongs to no endpoint: a deploy was cut off, or an endpoint's time was up."""
+        # In this order: who makes something after it was listed has claimed the name before, or an endpoint by then.
+        deadlines, scalings = list(self._deadlines.all()), list(self._scaling.all())
         claims = self._claims.all()
         tokens = {str(told["name"]): token_of(told) for told in self._records.ours()}
         wanted = {name: claim.token for name, claim in claims.items() if claim.alive} | tokens
-        for name, token in self._deadlines.all():
+        for name, token in deadlines:
             if wanted.get(name) != token:
                 self._deadlines.delete(name, token)
-        for name, slot in self._scaling.all():
+        for name, slot in scalings:
             if name not in tokens:
                 self._scaling.delete(name, slot)
         for name in claims.keys() - wanted.keys():
-            self._claims.delete(name)
-        if not wanted:
-            self._deployments.delete_code()
+            self._claims.delete(name, claims[name].token)
+        self._deployments.delete_code(self.used)
 
-
-def _check(config: ServeConfig) -> None:
-    if config.kind != "realtime":
-        raise ConfigError(
-            f"kind={config.kind!r}: AzureML has managed online endpoints, which keep a machine. Take kind='realtime', "
-            "with ttl_hours= where it shall end by itself, or predict with backend.predict_batch(…)"
-        )
-    if config.http_api:
-        raise ConfigError("http_api=True: an AzureML endpoint already is an HTTPS address with a key. Leave it out")
-    if config.url_hosts:
-        raise ConfigError("url_hosts: an AzureML endpoint fetches no images. Leave it out, and send the image")
-    if config.auth == "none":
-        raise ConfigError("auth='none': an AzureML endpoint always asks for its key, or a login. Leave it out")
-    if config.memory_mb is not None:
-        raise ConfigError("memory_mb: an endpoint on AzureML has the memory of its machine. Take instance='Standard_…'")
-    if config.min_instances < 1:
-        raise ConfigError("min_instances=0: an endpoint on AzureML keeps a machine. End it by itself with ttl_hours=")
-    if config.max_instances < config.min_instances:
-        raise ConfigError(f"max_instances={config.max_instances} is less than min_instances={config.min_instances}")
+    def used(self) -> bool:
+        """Tells whether there is an endpoint of ours, or somebody is making one."""
+        return any(claim.alive for claim in self._claims.all().values()) or bool(self._records.ours())

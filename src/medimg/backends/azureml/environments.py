@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 from medimg.backends.azureml.assets import discard, ensure
@@ -85,12 +85,17 @@ class Environments:
         # Asked each time: a cleanup may have deleted it, in another process.
         return ensure(self._workspace, f"environments/{name}", make)
 
-    def delete_all(self) -> None:
-        """Deletes all environments of ours; the next job or endpoint waits for its own to be built again."""
+    def delete_all(self, needed: Callable[[], bool]) -> None:
+        """Deletes all environments of ours; the next job or endpoint waits for its own to be built again.
+
+        Args:
+            needed: Tells whether there is a job or an endpoint; asked when it is known what environments there are, so
+                that nothing newer is lost.
+        """
         names = re.compile(rf"{self._workspace.prefix}-(train-[cg]pu|serve)-[0-9a-f]{{12}}")
         with translated("listing the environments"):
             found = [str(one["name"]) for one in self._workspace.arm_list(f"{self._workspace.id}/environments", _API)]
-        for name in filter(names.fullmatch, found):
+        for name in () if needed() else filter(names.fullmatch, found):
             discard(self._workspace, f"environments/{name}")
 
 

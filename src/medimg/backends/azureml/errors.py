@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from medimg.errors import (
@@ -25,7 +26,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("the AzureML backend", "azureml") from error
 
-__all__ = ["UNREGISTERED", "code_of", "explain_failure", "is_offline", "translated"]
+__all__ = ["BLOB_ROLE", "UNREGISTERED", "code_of", "explain_failure", "is_offline", "translated", "words_of"]
 
 _DENIED = {"AuthorizationFailed", "AuthorizationPermissionMismatch", "LinkedAuthorizationFailed", "Forbidden"}
 UNREGISTERED = {"SubscriptionNotRegistered", "MissingSubscriptionRegistration", "NoRegisteredProviderFound"}
@@ -36,6 +37,8 @@ _MISSING = {
 }  # fmt: skip
 _TAKEN = {"BlobAlreadyExists", "ConditionNotMet", "ResourceExists", "AlreadyExists", "Conflict"}
 _BUSY = {"TooManyRequests", "ServerBusy", "OperationTimedOut", "ServiceUnavailable", "InternalServerError"}
+_SAYS_NOTHING = {"UserError", "BadRequest"}  # what it is about is inside
+_WORDS = ("title", "message", "error", "errors", "details", "innererror", "innerError")
 _NO_SUBSCRIPTION = {"SubscriptionNotFound", "InvalidSubscriptionId", "InvalidAuthenticationTokenTenant"}
 # Among what Azure's library tells of a login that failed: it was tried, and nobody answered.
 _OFFLINE = re.compile(
@@ -43,16 +46,51 @@ _OFFLINE = re.compile(
     r"|HTTP Error: (429|5\d\d)|temporarily|TooManyRequests|ServerBusy).*"
 )
 
+_MOST_CHARACTERS = 500  # of what Azure says
+BLOB_ROLE = "Storage Blob Data Contributor"
+
 _LOG_IN = "Run: az login, or set AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET. Check: medimg azure doctor"
 
 
 def code_of(error: BaseException) -> str:
-    """Returns Azure's word for an error, or ""; the innermost where it gives several."""
-    told: Any = getattr(error, "error_code", None) or getattr(getattr(error, "error", None), "code", None)
-    if told == "UserError":  # says nothing; what it is about is inside
+    """Returns Azure's word for an error, or ""; that of its first detail where the word itself says nothing."""
+    code: Any = getattr(error, "error_code", None) or getattr(getattr(error, "error", None), "code", None)
+    if code in _SAYS_NOTHING:
         details = getattr(getattr(error, "error", None), "details", None) or ()
-        told = next((detail.code for detail in details if detail.code), told)
-    return str(told or "")
+        code = next((detail.code for detail in details if detail.code), code)
+    return str(code or "")
+
+
+def words_of(told: Any) -> str:
+    """Returns all that Azure says in an error, in one line: the reason may be deep inside, even in JSON in a message.
+
+    Args:
+        told: What stands under "error" in an answer, or azure-core's object of the same; None: nothing.
+    """
+    return " ".join(dict.fromkeys(_sentences(told)))[:_MOST_CHARACTERS]
+
+
+def _sentences(told: Any) -> Iterator[str]:
+    """Yields what an error says, the outermost first."""
+    if isinstance(told, str):
+        before, brace, after = told.partition("{")
+        inside: Any = None
+        with suppress(ValueError):
+            inside, _ = json.JSONDecoder().raw_decode(brace + after)
+        if deeper := list(_sentences(inside)):
+            yield from (*_sentences(before), *deeper)
+        elif said := told.strip().split("\n")[0]:
+            yield said
+    elif isinstance(told, Mapping):
+        for word in _WORDS:
+            found = told.get(word)
+            # Under "errors" are names of fields.
+            yield from _sentences(list(found.values()) if word == "errors" and isinstance(found, Mapping) else found)
+    elif isinstance(told, list):
+        for each in told:
+            yield from _sentences(each)
+    elif isinstance(told, raised.ODataV4Format):
+        yield from _sentences([told.message, told.details, told.innererror])
 
 
 def is_offline(error: BaseException) -> bool:
@@ -90,8 +128,10 @@ def translated(what: str) -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     """Returns what an error says, without its code, which is told apart."""
+    if said := words_of(getattr(error, "error", None)):
+        return said
     said = str(getattr(error, "message", "") or error).strip().split("\n")[0]
-    return re.sub(r"^\(\w+\) ", "", said)[:500]
+    return re.sub(r"^\(\w+\) ", "", said)[:_MOST_CHARACTERS]
 
 
 def _of_login(what: str, error: Exception) -> MedimgError:
@@ -125,6 +165,13 @@ def _of_answer(what: str, error: Any) -> MedimgError:
         )
     if status == 401:
         return AccessError(f"{what}: Azure does not accept this login ({code}: {said}). {_LOG_IN}")
+    if code == "ScopeLocked":
+        return AccessError(f"{what}: {_locked(said)}")
+    if code == "AuthorizationPermissionMismatch" and _by_login(error):
+        return AccessError(
+            f"{what}: the workspace's Blob Storage has no key to be opened with, and this login may not open it. Ask "
+            f"your administrator for the role {BLOB_ROLE!r} on its storage account. Azure said: {said}"
+        )
     if code in _DENIED or status == 403:
         return AccessError(f"{what}: {_denied(said)}")
     if status == 404 or code in _MISSING:
@@ -145,6 +192,23 @@ def _denied(said: str) -> str:
         f"this login {action}. Ask your administrator for the roles that medimg needs: medimg azure bootstrap "
         f"--dry-run prints them. Azure said: {said or 'access denied'}"
     )
+
+
+def _locked(said: str) -> str:
+    match = re.search(r"following scope\(s\) are locked: '([^']+)'", said)
+    place = f" on {match[1]}" if match else ""
+    group = re.search(r"/resourceGroups/([^/']+)", match[1] if match else said, re.IGNORECASE)
+    shown = f"az lock list{f' --resource-group {group[1]}' if group else ''}"
+    return (
+        f"somebody has put a lock{place}, and Azure refuses while it is there. Show it with: {shown}, and have it "
+        f"removed by whoever owns it: az lock delete --ids ID. Azure said: {said}"
+    )
+
+
+def _by_login(error: Any) -> bool:
+    """Tells whether a refused request was signed with the login itself, and not with a key or signature."""
+    request = getattr(error.response, "request", None)
+    return str(getattr(request, "headers", {}).get("Authorization", "")).startswith("Bearer ")
 
 
 def quota(what: str, code: str, said: str) -> str:

@@ -11,9 +11,9 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ from medimg.backends.azureml.assets import discard, ensure
 from medimg.backends.azureml.compute import Machine, delete_clusters, machine
 from medimg.backends.azureml.environments import Environments
 from medimg.backends.azureml.errors import explain_failure, translated
-from medimg.backends.azureml.logs import RunHistory
+from medimg.backends.azureml.logs import ENDED, RunHistory
 from medimg.backends.azureml.workspace import Workspace
 from medimg.backends.job_files import JOB_ID, described, details, input_files, orphans, spec_file
 from medimg.backends.resource import Resource, Status
 from medimg.backends.wheel import wheel
 from medimg.config import JobSpec
-from medimg.errors import AlreadyExistsError, BackendError, ConfigError, NotFoundError, UnreachableError
+from medimg.errors import AlreadyExistsError, BackendError, ConfigError, MedimgError, NotFoundError
 from medimg.progress import Display, Event, Report, Stopwatch, heartbeat, silent
 
 __all__ = ["Jobs"]
@@ -39,7 +39,6 @@ _STOP_SECONDS = 600.0
 _CLAIM_SECONDS = 120.0  # after which nobody is about to submit a job that was claimed
 
 _RUNNING = {"Running", "Finalizing", "CancelRequested", "NotResponding", "Unknown"}
-_ENDED: Mapping[str, Status] = {"Completed": "completed", "Failed": "failed", "Canceled": "cancelled"}
 
 # The wheel is unpacked, since Python reads no style sheet out of an archive. `exec` makes Python the process that gets
 # SIGTERM.
@@ -86,23 +85,28 @@ class Jobs:
             )
         watch = Stopwatch(report)
         watch(Event("stage", "uploading"))
-        where = machine(self._workspace, self._compute, resources)
+        with _not_the_job():
+            where = machine(self._workspace, self._compute, resources)
 
-        def prepare(report: Report) -> dict[str, Any]:
-            environment = self._environments.training(where.instance)
-            given = self._upload(spec, pack, inputs, report)
-            return self._body(spec, where, environment, given, watch.timings)
+            def prepare(report: Report) -> dict[str, Any]:
+                environment = self._environments.training(where.instance)
+                given = self._upload(spec, pack, inputs, report)
+                return self._body(spec, where, environment, given, watch.timings)
 
-        body = prepare(watch)
-        report(Event("stage", "queueing"))
-        # What another process deletes as unused before this job is there to name it is sent again: at once where Azure
-        # finds it missing, else as soon as the job is there. Where nothing answers then, the job goes on all the same.
+            body = prepare(watch)
+            report(Event("stage", "queueing"))
+            # What another process deletes as unused before this job is there to name it is sent again: at once where
+            # Azure finds it missing, else as soon as the job is there.
+            try:
+                made = self._create(spec.id, body)
+            except NotFoundError:
+                made = self._create(spec.id, prepare(silent))
+        if not made:
+            raise AlreadyExistsError(f"the job {spec.id!r} exists, or is being submitted by another process")
         try:
-            self._create(spec.id, body)
-        except NotFoundError:
-            self._create(spec.id, prepare(silent))
-        with suppress(UnreachableError):
             prepare(silent)
+        except MedimgError as error:  # the job is there, and is billed
+            report(Event("warning", message=f"it is not sure that the job {spec.id!r} finds all its files: {error}"))
 
     def _upload(self, spec: JobSpec, pack: Path, inputs: Path, report: Report) -> dict[str, dict[str, str]]:
         """Uploads what is missing of all that a job is given, and returns its inputs in Azure's words."""
@@ -182,25 +186,29 @@ class Jobs:
             properties["queueSettings"] = {"jobTier": "Spot" if where.spot else "Standard"}
         return {"properties": properties}
 
-    def _create(self, id: str, body: Mapping[str, Any]) -> None:
-        """Creates a job, once: Azure's PUT would make it or change it."""
+    def _create(self, id: str, body: Mapping[str, Any]) -> bool:
+        """Creates a job, once, and tells whether it was this call that did: Azure's PUT would make it or change it."""
         told = body["properties"]["properties"]
         if not self._claim(id, json.dumps({"time": time.time(), "properties": told}).encode()):
-            raise AlreadyExistsError(f"the job {id!r} exists, or is being submitted by another process")
+            if self._find(id) is None and not self._workspace.storage.exists(_claim_key(id)):
+                raise BackendError(
+                    f"the job {id!r} was not submitted: Azure does not let {_claim_key(id)} be written, or another "
+                    "process has just given it up. Submit it again"
+                )
+            return False
         try:
             found = self._find(id)
             if found is None:
                 with translated(f"submitting the job {id!r}"):
                     self._workspace.arm("PUT", self._id(id), _API, body)
-                return
+                return True
         except BackendError:
             # An answer may have been lost on its way, and the second request met the first one's job.
             found = self._find(id)
             if found is None:
                 self._workspace.storage.delete_prefix(f"jobs/{id}/")
                 raise
-        if _told(found).get("medimg-token") != told["medimg-token"]:
-            raise AlreadyExistsError(f"the job {id!r} exists")
+        return bool(_told(found).get("medimg-token") == told["medimg-token"])
 
     def _claim(self, id: str, content: bytes) -> bool:
         """Tells whether it is for this call to create a job, of all that try."""
@@ -253,7 +261,7 @@ class Jobs:
         told = _details(about["properties"])
         studio = (about.get("services") or {}).get("Studio") or {}
         told["url"] = studio.get("endpoint") or self._workspace.page(f"runs/{id}")
-        status: Status | None = _ENDED.get(about["status"])
+        status: Status | None = ENDED.get(about["status"])
         if status is None:
             return Resource("job", id, "running" if about["status"] in _RUNNING else "queued", created, told)
         known = self._ended.get(id)
@@ -271,7 +279,9 @@ class Jobs:
             told["reason"] = explain_failure(_reason(run))
         elif status == "cancelled" and (told["training_seconds"] or 0.0) >= float(_told(found)["medimg-seconds"]):
             status, told["reason"] = "failed", "it ran longer than Resources(max_hours=…)"
-        resource = self._ended[id] = Resource("job", id, status, created, told)
+        resource = Resource("job", id, status, created, told)
+        if ended is not None:  # Azure may tell when a job ended a moment after it has
+            self._ended[id] = resource
         return resource
 
     def all(self) -> list[Resource]:
@@ -321,7 +331,7 @@ class Jobs:
         except BackendError:
             # It may have ended a moment ago, or is stopping already.
             found = self._find(id)
-            if found is None or found["properties"]["status"] not in {*_ENDED, "CancelRequested"}:
+            if found is None or found["properties"]["status"] not in {*ENDED, "CancelRequested"}:
                 raise
 
     def delete(self, id: str) -> None:
@@ -362,6 +372,15 @@ class Jobs:
             if name.startswith(self._data_name("")):
                 discard(self._workspace, f"data/{name}")
         delete_clusters(self._workspace)
+
+
+@contextmanager
+def _not_the_job() -> Iterator[None]:
+    """Raises as a mere failure that something else exists: of a submit it would be said of the job, which may not."""
+    try:
+        yield
+    except AlreadyExistsError as error:
+        raise BackendError(str(error)) from error
 
 
 def _file(uri: str) -> dict[str, str]:

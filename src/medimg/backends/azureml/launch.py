@@ -44,18 +44,22 @@ class Mirror:
         self._failing = False
 
     def restore(self) -> None:
-        """Copies back what is complete; what was cut off in the middle is left alone."""
+        """Copies back what is complete, the newest first; what was cut off in the middle is left alone."""
         try:
-            for source in _steps(self._mount)[-_KEEP:]:
-                draft = self._local / f".{source.name}"
+            found = _steps(self._mount)[-_KEEP:]
+        except OSError as error:
+            emit(Event("warning", message=f"the checkpoints of an earlier start cannot be read: {error}"))
+            return
+        for source in reversed(found):
+            draft = self._local / f".{source.name}"
+            try:
                 shutil.copytree(source, draft)
                 if _is_complete(draft):
                     draft.rename(self._local / source.name)
                     self._copied.add(source.name)
-                else:
-                    shutil.rmtree(draft)
-        except OSError as error:
-            emit(Event("warning", message=f"the checkpoints of an earlier start cannot be read: {error}"))
+            except OSError as error:  # the other one may be readable
+                emit(Event("warning", message=f"a checkpoint of an earlier start cannot be read: {error}"))
+            shutil.rmtree(draft, ignore_errors=True)
 
     def update(self) -> None:
         """Copies the checkpoints that are new, and removes those that are too many; a mount that fails ends no job."""

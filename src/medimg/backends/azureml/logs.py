@@ -8,6 +8,7 @@ from typing import Any
 
 from medimg.backends.azureml.errors import translated
 from medimg.backends.azureml.workspace import Workspace
+from medimg.backends.resource import Status
 from medimg.errors import MissingExtraError
 
 try:
@@ -15,12 +16,13 @@ try:
 except ImportError as error:
     raise MissingExtraError("the AzureML backend", "azureml") from error
 
-__all__ = ["RunHistory"]
+__all__ = ["ENDED", "RunHistory"]
 
 _API = "v1.0"
 _SCOPE = "https://ml.azure.com/.default"
 _LOG = "user_logs/std_log.txt"  # standard output and standard error of the job's command
-_ENDED = {"Completed", "Failed", "Canceled"}
+# How a job has ended. One that does not respond has not, as far as one can know: its machine is billed.
+ENDED: Mapping[str, Status] = {"Completed": "completed", "Failed": "failed", "Canceled": "cancelled"}
 
 
 class RunHistory:
@@ -68,7 +70,7 @@ class RunHistory:
         if address is None:
             return [], after
         content = self._workspace.storage.read_from(address, after)
-        if run["status"] not in _ENDED:
+        if run["status"] not in ENDED:
             content = content[: content.rfind(b"\n") + 1]  # the rest of the last line is still to come
         lines = content.decode(errors="replace").split("\n")
         if lines[-1] == "":

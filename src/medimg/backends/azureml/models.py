@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from medimg.backends.azureml.assets import ensure, make_one
+from medimg.backends.azureml.claims import Claims
 from medimg.backends.azureml.errors import translated
 from medimg.backends.azureml.workspace import Workspace
 from medimg.backends.identity import NAME
@@ -133,8 +134,9 @@ class Models:
         self._drop(f"{name}/versions/{number}")
         self._workspace.storage.put(_claim(name, number), b"")
         containers = self._containers()
-        left = self._registered(name for name in containers if NAME.fullmatch(name))
-        if self._served(digest) not in containers and digest not in self._needed(left):
+        needed = self._needed(self._registered(name for name in containers if NAME.fullmatch(name)))
+        needed |= {claim.digest for claim in Claims(self._workspace).all().values()}
+        if self._served(digest) not in containers and digest not in needed:
             self._forget(digest[:16])
 
     def delete_empty(self) -> None:
@@ -168,30 +170,34 @@ class Models:
         self._upload(folder, digest, report)
         self._ensure_container(name)
         about = "A model that endpoints serve"
-        return ensure(
+        id = ensure(
             self._workspace, f"models/{name}",
             lambda version: self._make(name, version, folder, digest, about, {}),
         )  # fmt: skip
+        self._upload(folder, digest)  # another may have deleted them as unused, before it was said what this is for
+        return id
 
     def _served(self, digest: str) -> str:
         # With underscores, which no registered model's name has.
         return f"{self._workspace.prefix}_served_{digest[:16]}"
 
-    def delete_unused(self, used: set[str]) -> None:
+    def delete_unused(self, used: Callable[[], set[str]]) -> None:
         """Deletes what neither a registered version nor an endpoint needs.
 
         Args:
-            used: The digests of the models that endpoints serve.
+            used: Returns the digests of the models that endpoints serve, or are about to; asked when it is known what
+                there is, so that nothing newer is lost.
         """
-        containers, serving = self._containers(), {self._served(digest) for digest in used}
-        names = {name for name in containers if NAME.fullmatch(name)}
+        containers = self._containers()
+        folders = {key.split("/")[1] for key in self._workspace.storage.list("models/")}
+        names, digests = {name for name in containers if NAME.fullmatch(name)}, used()
+        serving = {self._served(digest) for digest in digests}
         for name in containers:
             if name not in names | serving:
                 for version in self._versions(name):
                     self._drop(f"{name}/versions/{version.version}")
                 self._drop(name)
-        needed = {digest[:16] for digest in used | self._needed(self._registered(names))}
-        for folder in {key.split("/")[1] for key in self._workspace.storage.list("models/")} - needed:
+        for folder in folders - {digest[:16] for digest in digests | self._needed(self._registered(names))}:
             self._forget(folder)
 
     # -- assets and their files ---------------------------------------------------------------------------------------

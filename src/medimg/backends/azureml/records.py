@@ -16,7 +16,7 @@ from medimg.backends.azureml.workspace import Workspace
 from medimg.backends.identity import NAME
 from medimg.backends.resource import Resource, Status
 from medimg.config import ServeConfig
-from medimg.errors import NotFoundError
+from medimg.errors import AlreadyExistsError, ConfigError, NotFoundError
 
 __all__ = ["Records", "Seen", "state_of", "token_of"]
 
@@ -107,10 +107,32 @@ class Records:
         except NotFoundError:
             return None
 
+    def is_going(self, name: str) -> bool:
+        """Tells whether an endpoint, whosever, is being deleted."""
+        told = self.told(name)
+        return told is not None and not _stays(told)
+
+    def require_free(self, name: str) -> None:
+        """Makes sure that there is no endpoint of a name.
+
+        Raises:
+            AlreadyExistsError: There is one of ours.
+            ConfigError: There is one of somebody else's.
+        """
+        told = self.told(name)
+        if told is None:
+            return
+        if self._workspace.owns(told.get("tags")):
+            raise AlreadyExistsError(f"an endpoint {name!r} exists")
+        raise ConfigError(
+            f"the name {name!r} is taken by an endpoint without the tag medimg={self._workspace.prefix}. Pass another "
+            "name="
+        )
+
     def seen(self, name: str) -> Seen | None:
         """Returns an endpoint of ours as it is; None where there is none, or not for long."""
         told = self.told(name)
-        if told is None or state_of(told) == "Deleting" or not self._workspace.owns(told.get("tags")):
+        if told is None or not _stays(told) or not self._workspace.owns(told.get("tags")):
             return None
         return self._with_deployments(told)
 
@@ -120,15 +142,15 @@ class Records:
         return Seen(told, deployments, self._claims.read(name)[0])
 
     def ours(self) -> list[dict[str, Any]]:
-        """Returns Azure's records of all endpoints of ours."""
+        """Returns Azure's records of all endpoints of ours, also of those that are being deleted."""
         with translated("listing the endpoints"):
             found = list(self._workspace.arm_list(self.id("").rstrip("/"), ENDPOINT_API))
-        return [told for told in found if self._workspace.owns(told.get("tags")) and state_of(told) != "Deleting"]
+        return [told for told in found if self._workspace.owns(told.get("tags"))]
 
     def all(self) -> list[Seen]:
         """Returns all endpoints of ours."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return list(pool.map(self._with_deployments, self.ours()))
+            return list(pool.map(self._with_deployments, filter(_stays, self.ours())))
 
     def digests(self) -> set[str]:
         """Returns the digests of the models that endpoints serve, or are about to."""
@@ -201,6 +223,10 @@ class Records:
             f"--workspace-name {workspace.name} --subscription {workspace.subscription} --query primaryKey "
             "--output tsv"
         )
+
+
+def _stays(told: Told) -> bool:
+    return state_of(told) != "Deleting"
 
 
 def state_of(told: Told) -> str:

@@ -102,15 +102,15 @@ IN_WORKSPACE = (
         "find the workspace's storage, and its key",
     ),
     Grant(
-        ("train", "predict_batch", "job.delete", "cleanup"),
+        ("train", "predict_batch", "deploy", "job.delete", "cleanup"),
         (
-            f"{_ML}/codes/versions/read", f"{_ML}/codes/versions/write", f"{_ML}/computes/read",
-            f"{_ML}/data/delete", f"{_ML}/data/read", f"{_ML}/data/versions/delete", f"{_ML}/data/versions/read",
-            f"{_ML}/data/versions/write", f"{_ML}/environments/delete", f"{_ML}/environments/read",
-            f"{_ML}/environments/versions/delete", f"{_ML}/environments/versions/read",
-            f"{_ML}/environments/versions/write",
+            f"{_ML}/codes/delete", f"{_ML}/codes/versions/delete", f"{_ML}/codes/versions/read",
+            f"{_ML}/codes/versions/write", f"{_ML}/computes/read", f"{_ML}/data/delete", f"{_ML}/data/read",
+            f"{_ML}/data/versions/delete", f"{_ML}/data/versions/read", f"{_ML}/data/versions/write",
+            f"{_ML}/environments/delete", f"{_ML}/environments/read", f"{_ML}/environments/versions/delete",
+            f"{_ML}/environments/versions/read", f"{_ML}/environments/versions/write",
         ),
-        "data, code and environment of a job",
+        "data, code and environment of a job or endpoint",
     ),
     Grant(
         ("train", "predict_batch", "job", "jobs", "job.cancel", "cleanup"),
@@ -153,12 +153,13 @@ USER_ROLE = Role(
             "the workflow that deletes an endpoint when its time is up",
         ),
         Grant(
-            (_TTL,),
+            (_TTL, "doctor"),
             (
+                "Microsoft.Authorization/roleAssignments/read", "Microsoft.Authorization/roleDefinitions/read",
                 "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action",
                 "Microsoft.ManagedIdentity/userAssignedIdentities/read",
             ),
-            f"let that workflow act as {ENDER}",
+            f"let that workflow act as {ENDER}, and see that {ENDER} may delete endpoints",
         ),
         Grant(
             ("deploy(max_instances=…)", "endpoint.delete", "cleanup"),
@@ -171,8 +172,7 @@ USER_ROLE = Role(
         Grant(
             ("doctor",),
             (
-                "Microsoft.Authorization/permissions/read", "Microsoft.Authorization/roleAssignments/read",
-                "Microsoft.Authorization/roleDefinitions/read", "Microsoft.ContainerRegistry/registries/read",
+                "Microsoft.Authorization/permissions/read", "Microsoft.ContainerRegistry/registries/read",
                 "Microsoft.Resources/subscriptions/resourceGroups/read", "Microsoft.Storage/storageAccounts/read",
             ),
             "see what there is, whether storage is closed to the public, and what you may do",

@@ -73,6 +73,7 @@ class Scoring:
                 f"the image has {len(body) / 2**20:.1f} MB without loss, and AzureML takes {_LIMIT_MB} MB: make it "
                 "smaller before, or predict with backend.predict_batch(…)"
             )
+        refused = False
         for attempt in range(_ATTEMPTS):
             if attempt:
                 time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
@@ -83,8 +84,9 @@ class Scoring:
                 raise
             if response.status_code in (401, 403):
                 self.forget(name)  # its key was made anew, or it is another endpoint of the same name
-                if attempt:
+                if refused:
                     raise AccessError(_denied(name))
+                refused = True
             elif response.status_code in (404, 424) and _STATUS not in response.headers:
                 self._require(name)
             elif response.status_code not in (429, 502, 503, 504):
@@ -125,7 +127,9 @@ class Scoring:
     def _client(self) -> Any:
         # What is worth another try depends on more than the status: see `ask`. Here it is the connection.
         retries = RetryPolicy(retry_total=4, retry_status=0, retry_backoff_factor=0.25)
-        return PipelineClient(AUDIENCE, policies=[HeadersPolicy(), UserAgentPolicy("medimg"), retries])
+        policies = [HeadersPolicy(), UserAgentPolicy("medimg"), retries]
+        # Azure itself gives an answer up after 60 seconds, and says so.
+        return PipelineClient(AUDIENCE, policies=policies, connection_timeout=10, read_timeout=90)
 
 
 def _denied(name: str) -> str:

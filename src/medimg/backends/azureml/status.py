@@ -10,6 +10,7 @@ from typing import Any
 from medimg.backends.azureml.blueprint import GROUP_API, OF_WORKSPACE, Part, blueprint
 from medimg.backends.azureml.bootstrap import Outcome, Step, find, id_of, is_ours
 from medimg.backends.azureml.errors import translated
+from medimg.backends.azureml.logs import ENDED
 from medimg.backends.azureml.prices import machine_rate, storage_rate
 from medimg.backends.azureml.workspace import Workspace
 from medimg.backends.rates import Rate
@@ -18,7 +19,6 @@ __all__ = ["ML_API", "Running", "Setup", "running", "status"]
 
 ML_API = "2024-10-01"
 _AT_ONCE = 8
-_ENDED = ("Completed", "Failed", "Canceled", "NotResponding", "Paused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def running(workspace: Workspace) -> Iterator[Running]:
         # Of jobs, ours: a workspace may have had thousands of others, and Azure cannot list those that run.
         for job in workspace.arm_list(f"{workspace.id}/jobs", ML_API, tag="medimg"):
             state = str(job["properties"].get("status"))
-            if is_ours(job["properties"]) and state not in _ENDED:
+            if is_ours(job["properties"]) and state not in ENDED:
                 yield Running("job", job["name"], state, _instance(job), 0, ours=True)
         for compute in workspace.arm_list(f"{workspace.id}/computes", ML_API):
             yield _compute(compute)

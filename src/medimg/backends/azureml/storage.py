@@ -13,6 +13,7 @@ import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -147,6 +148,11 @@ class Storage:
             # An answer may have been lost on its way, and the second request met what the first one wrote.
             return self._metadata(key).get("token") == token
         return True
+
+    def delete_if(self, key: str, etag: str) -> None:
+        """Deletes a blob if it still is what had this ETag; else that is no error."""
+        with suppress(AlreadyExistsError, NotFoundError), translated(f"deleting {self.uri(key)}"):
+            self._container.delete_blob(self.key(key), etag=etag, match_condition=MatchConditions.IfNotModified)
 
     def get(self, key: str) -> bytes:
         """Returns a blob's content.

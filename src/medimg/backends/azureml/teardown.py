@@ -105,7 +105,7 @@ def _other_workspaces(workspace: Workspace) -> Iterator[str]:
 
 def _workflows(workspace: Workspace) -> Iterator[str]:
     with translated("listing the workflows"):
-        for found in workspace.arm_list(f"{workspace.group_id}/providers/Microsoft.Logic/workflows", _WORKFLOW_API):
+        for found in workspace.beside("Microsoft.Logic/workflows", _WORKFLOW_API):
             if is_ours(found):
                 yield str(found["name"])
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from medimg.backends.azureml.errors import UNREGISTERED, code_of, translated
+from medimg.backends.azureml.errors import UNREGISTERED, code_of, translated, words_of
 from medimg.backends.azureml.login import Login
 from medimg.errors import ConfigError, MissingExtraError, UnreachableError
 
@@ -42,6 +42,7 @@ ENDER = "medimg-ender"  # the identity that deletes endpoints when their time is
 
 _ML_API = "2024-10-01"
 _ATTEMPTS = 8
+_TIMEOUTS = {"connection_timeout": 10, "read_timeout": 60}  # seconds; Azure's libraries wait for 300
 _HASTE = {"retry_total": 1, "connection_timeout": 4, "read_timeout": 15}
 _POLL_SECONDS = 2.0
 _OPERATION_SECONDS = 3600.0
@@ -150,7 +151,7 @@ class Workspace:
                     self._client = MLClient(
                         self.credential, self.subscription, self.resource_group, self.name, enable_telemetry=False,
                         show_progress=False, logging_enable=False, retry_total=_ATTEMPTS, retry_connect=_ATTEMPTS,
-                        retry_read=_ATTEMPTS, retry_status=_ATTEMPTS, retry_backoff_factor=0.5,
+                        retry_read=_ATTEMPTS, retry_status=_ATTEMPTS, retry_backoff_factor=0.5, **_TIMEOUTS,
                     )  # fmt: skip
             return self._client
 
@@ -193,8 +194,12 @@ class Workspace:
     def _pipeline(self) -> Any:
         return self.pipeline(f"{ARM}/.default")
 
-    def pipeline(self, scope: str) -> Any:
-        """Returns a client that signs with our login for a scope and retries what may be retried."""
+    @cached_property
+    def _hasty_pipeline(self) -> Any:
+        return self.pipeline(f"{ARM}/.default", patient=False)
+
+    def pipeline(self, scope: str, *, patient: bool = True) -> Any:
+        """Returns a client that signs with our login for a scope, and retries what may be retried if it is patient."""
         return PipelineClient(
             ARM,
             policies=[
@@ -208,8 +213,9 @@ class Workspace:
                     retry_status=_ATTEMPTS,
                     retry_backoff_factor=0.5,
                 ),
-                BearerTokenCredentialPolicy(self.credential, scope),
+                BearerTokenCredentialPolicy(self.credential if patient else self.credential.hasty, scope),
             ],
+            **_TIMEOUTS,
         )
 
     def arm(
@@ -260,20 +266,23 @@ class Workspace:
             kind: Such as "Microsoft.Logic/workflows"; where the subscription has not switched it on there is nothing.
             api_version: Of its provider.
         """
+        for told in self.beside(kind, api_version):
+            tags = told.get("tags") or {}
+            if self.owns(tags) and tags.get("medimg-workspace") == self.name:
+                yield str(told["name"]), tags
+
+    def beside(self, kind: str, api_version: str) -> Iterator[dict[str, Any]]:
+        """Yields each thing of a kind that lies beside the workspace, whoever made it; arguments as for `in_group`."""
         try:
-            for told in self.arm_list(f"{self.group_id}/providers/{kind}", api_version):
-                tags = told.get("tags") or {}
-                if self.owns(tags) and tags.get("medimg-workspace") == self.name:
-                    yield str(told["name"]), tags
+            yield from self.arm_list(f"{self.group_id}/providers/{kind}", api_version)
         except HttpResponseError as error:
             if code_of(error) not in UNREGISTERED:
                 raise
 
     def _send(self, request: HttpRequest, *, patient: bool = True) -> HttpResponse:
         # Everything we send may be sent twice: PUT and DELETE by their nature, and our POSTs read or cancel.
-        response: HttpResponse = self._pipeline.send_request(
-            request, retry_on_methods=_ALL_METHODS, **({} if patient else _HASTE)
-        )
+        pipeline, options = (self._pipeline, {}) if patient else (self._hasty_pipeline, _HASTE)
+        response: HttpResponse = pipeline.send_request(request, retry_on_methods=_ALL_METHODS, **options)
         response.raise_for_status()
         return response
 
@@ -306,7 +315,7 @@ def _address(id: str) -> str:
 
 def _failed(told: Mapping[str, Any]) -> HttpResponseError:
     """Returns the failure of an operation in the form that refusals have."""
-    error = HttpResponseError(message=str(told.get("message", "")))
+    error = HttpResponseError(message=words_of(told))
     error.error, error.status_code = ODataV4Format(told), 200
     return error
 
