@@ -597,19 +597,3 @@ def test_deleting_waits_for_what_azure_is_doing(
     backend._deploy("chest", trained.path, ServeConfig(), details_of(trained))
     backend.endpoint("chest").delete()
     assert left(subscription) == {}
-
-
-def test_one_call_in_six_may_fail(
-    subscription: AzureEmulator, backend: AzureMLBackend, trained: ModelFolder, other: ModelFolder, image: bytes
-) -> None:
-    """Throttled, refused for a moment, or cut off: the life of an endpoint comes to its end all the same."""
-    for path, status, code in (("azure.com", 429, "TooManyRequests"), ("", 503, "ServerBusy"), ("", 0, "")):
-        subscription.fault(
-            path=path, status=status, code=code, times=None, probability=0.06, headers={"Retry-After": "0"}
-        )
-    endpoint = backend.deploy(trained, ServeConfig(ttl_hours=2, max_instances=2), name="chest")
-    endpoint.update(other)
-    assert endpoint.predict(image).label
-    endpoint.delete()
-    subscription.clear_faults()
-    assert left(subscription) == {}

@@ -18,7 +18,7 @@ from typing import Any
 from medimg.backends.azureml.assets import discard, ensure
 from medimg.backends.azureml.deadlines import ENDPOINT_API, MARK
 from medimg.backends.azureml.environments import Environments
-from medimg.backends.azureml.errors import explain_failure, translated
+from medimg.backends.azureml.errors import explain_failure, translated, words_of
 from medimg.backends.azureml.instances import SERVING_INSTANCE, cores
 from medimg.backends.azureml.models import Models
 from medimg.backends.azureml.workspace import Workspace
@@ -212,12 +212,12 @@ class Deployments:
         if deployment.operation:
             with suppress(MedimgError), translated("asking why a deployment failed"):
                 told = self._workspace.arm("GET", deployment.operation, ENDPOINT_API).get("error") or {}
-        code, said = str(told.get("code", "")), str(told.get("message", ""))
+        code, said = str(told.get("code", "")), words_of(told)
         if code in _QUOTA:
             return (
-                "the subscription has too few cores left of this kind; Azure wants a fifth more than the machines "
-                "have, for exchanging them. Take another kind (medimg.ServeConfig(instance='Standard_…')), or ask for "
-                f"more: ml.azure.com > Quota. Azure said: {said}"
+                "the subscription has too few cores left of this kind; Azure wants a fifth more machines than run, at "
+                "least one, for exchanging them. Take another kind (medimg.ServeConfig(instance='Standard_…')), or ask "
+                f"for more: ml.azure.com > Quota. Azure said: {said}"
             )
         reason = explain_failure(f"{code}: {said}") if told else f"Azure gives no reason ({deployment.state})"
         errors = [found[1] for found in map(_ERROR.search, self.last_words(name, deployment.slot)) if found]
