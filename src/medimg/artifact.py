@@ -30,12 +30,13 @@ from medimg.home import atomic_write
 
 if TYPE_CHECKING:
     from medimg.data.dataset import Dataset
-    from medimg.data.decode import ImageLike
+    from medimg.data.decode import ImageLike, Pixels
+    from medimg.evaluation.explain import Explainer, Explanation
     from medimg.evaluation.report import Report
     from medimg.inference.decision import Prediction
     from medimg.inference.predictor import Predictor
 
-__all__ = ["GoldenInput", "ModelFolder", "ModelRecord", "Preprocessing", "ServedBy"]
+__all__ = ["Calibration", "GoldenInput", "ModelFolder", "ModelRecord", "Preprocessing", "ServedBy"]
 
 ServedBy = Literal["keras", "litert", "saved_model"]
 """Which of a model's networks a server runs."""
@@ -53,10 +54,60 @@ class Preprocessing(_Frozen):
     Attributes:
         image_size: Side of the square that images are resized to (antialiased, aspect not kept), in pixels.
         channels: 1 turns colour into grey by ITU-R 601 luma, 3 repeats grey three times.
+        normalisation: What is done to brightness then: see `medimg.data.normalise`.
     """
 
     image_size: int
     channels: Literal[1, 3]
+    normalisation: Literal["percentile", "clahe"] | None = None
+
+    def prepare(self, image: ImageLike, *, name: str | None = None) -> Pixels:
+        """Returns an image as the network takes it: uint8 (height, width, channels).
+
+        Args:
+            image: Anything that `medimg.data.decode.to_pixels` takes.
+            name: What to call it in an error.
+
+        Raises:
+            ImageRejected: It cannot be read.
+        """
+        from medimg.data.decode import resize, to_pixels
+
+        pixels = resize(to_pixels(image, name=name), (self.image_size, self.image_size))
+        one: Pixels = self.prepare_batch(pixels[None] if pixels.ndim == 3 else pixels[None, ..., None])[0]
+        return one
+
+    def prepare_batch(self, images: Pixels) -> Pixels:
+        """Returns images that have their size, uint8 (n, height, width, 1 or 3), as the network takes them."""
+        import numpy as np
+
+        from medimg.data.decode import as_mode
+        from medimg.data.normalise import normalise
+
+        if images.shape[-1] != self.channels:
+            images = np.stack([as_mode(image, self.channels) for image in images])
+        return normalise(images, self.normalisation)
+
+
+class Calibration(_Frozen):
+    """What was built into a network's last layer: logits divided by the temperature, then the shift added.
+
+    Attributes:
+        method: "platt" or "temperature".
+        temperature: Class to what its logit is divided by; above 1 the network was too sure of itself. Multiclass has
+            one for all, under "".
+        shift: Class to what is added to its logit then; empty where nothing is.
+        nll_before: Mean negative log-likelihood of the known labels of validation as trained, in nats.
+        nll_after: The same with the calibration, on the images it was fitted on.
+        images: Validation images.
+    """
+
+    method: Literal["platt", "temperature"]
+    temperature: dict[str, float]
+    shift: dict[str, float] = Field(default_factory=dict)
+    nll_before: float
+    nll_after: float
+    images: int
 
 
 class ModelRecord(_Frozen):
@@ -69,6 +120,11 @@ class ModelRecord(_Frozen):
         positive: For binary, the class that the network's one output is the probability of.
         preprocessing: From pixels to input.
         thresholds: Class to the probability from which it is called positive; empty for multiclass.
+        uncertain: Class to the band of probabilities, ends included, in which another draw of validation patients might
+            have decided otherwise; only classes whose threshold was chosen.
+        conformal: Multiclass: the probability from which a class is in the set that holds the true one in 90% of
+            images; None where validation is too small, and for other tasks.
+        calibration: What was built into the last layer so that probabilities mean frequencies, or None.
         config: How it was trained.
         data: Fingerprint of the dataset and counts by split and class.
         metrics: Split to name to value.
@@ -86,6 +142,9 @@ class ModelRecord(_Frozen):
     positive: str | None = None
     preprocessing: Preprocessing
     thresholds: dict[str, float] = Field(default_factory=dict)
+    uncertain: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    conformal: float | None = None
+    calibration: Calibration | None = None
     config: TrainConfig
     data: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, dict[str, float | None]] = Field(default_factory=dict)
@@ -270,6 +329,25 @@ class ModelFolder:
     def predict(self, image: ImageLike) -> Prediction:
         """Returns the decision for one image: a path, bytes, a PIL image, or uint8 (height, width[, 3])."""
         return self.predictor.predict(image)
+
+    @cached_property
+    def _explainer(self) -> Explainer:
+        from medimg.evaluation.explain import Explainer
+
+        return Explainer(self)
+
+    def explain(self, image: ImageLike, target: str | None = None) -> Explanation:
+        """Returns where in an image the network found what it says of it, by Grad-CAM; needs TensorFlow.
+
+        Args:
+            image: As for `predict`.
+            target: The class to explain; None: the positive one of a binary task, else the most probable.
+
+        Raises:
+            ConfigError: There is no such class, or the network has no convolutions.
+            ImageRejected: The image cannot be read.
+        """
+        return self._explainer.explain(image, target)
 
     def evaluate(self, dataset: Dataset, split: str = "test") -> Report:
         """Scores a split of a dataset at the frozen thresholds; a look at test is counted in the folder.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import types
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
@@ -13,12 +14,13 @@ from pydantic import (
     ModelWrapValidatorHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from medimg.errors import ConfigError, did_you_mean
 
-__all__ = ["Augment", "JobSpec", "Resources", "ServeConfig", "TrainConfig"]
+__all__ = ["Augment", "Finding", "JobSpec", "Resources", "ServeConfig", "ThresholdPolicy", "TrainConfig"]
 
 Task = Literal["binary", "multiclass", "multilabel"]
 
@@ -69,16 +71,61 @@ class Augment(Settings):
         rotation: Largest rotation either way, in degrees.
         translation: Largest shift, as a fraction of the image's side.
         zoom: Largest zoom in or out, as a fraction.
+        stretch: Largest share of the height, and by another draw of the width, that is cut off before what is left is
+            stretched to the square again. It hides the proportions that pictures had before they were squashed.
         brightness: Largest shift of brightness, as a fraction of the full range.
         contrast: Largest relative change of contrast.
+        views: Changed copies of each training image that a head on a frozen backbone learns from, beside the image
+            itself. The backbone's features are computed once for each, so that 2 views take three times as long; 0:
+            such a head sees no augmentation.
     """
 
     flip: Literal["horizontal", "vertical", "both"] | None = None
     rotation: float = Field(7.0, ge=0, le=180)
     translation: float = Field(0.05, ge=0, lt=1)
     zoom: float = Field(0.1, ge=0, lt=1)
+    stretch: float = Field(0.0, ge=0, lt=1)
     brightness: float = Field(0.1, ge=0, le=1)
     contrast: float = Field(0.2, ge=0, lt=1)
+    views: int = Field(0, ge=0, le=10)
+
+
+class ThresholdPolicy(Settings):
+    """What a decision threshold must do on validation: one of a sensitivity, a specificity, or two costs.
+
+    Attributes:
+        sensitivity: The highest threshold that finds at least this share of the images with the finding.
+        specificity: The lowest threshold that clears at least this share of the images without it.
+        miss: Cost of a missed finding, in the same unit as `false_alarm`; the cheapest threshold is taken.
+        false_alarm: Cost of a false alarm.
+    """
+
+    sensitivity: float | None = Field(None, gt=0, lt=1)
+    specificity: float | None = Field(None, gt=0, lt=1)
+    miss: float | None = Field(None, gt=0)
+    false_alarm: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> Self:
+        given = tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
+        if given not in (("sensitivity",), ("specificity",), ("miss", "false_alarm")):
+            raise ValueError(
+                f"give one aim: sensitivity, or specificity, or miss and false_alarm together; "
+                f"given: {', '.join(given) or 'nothing'}"
+            )
+        return self
+
+    @model_serializer
+    def _given(self) -> dict[str, float]:
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def __str__(self) -> str:
+        if self.sensitivity is not None:
+            return f"a sensitivity of at least {self.sensitivity:g}"
+        if self.specificity is not None:
+            return f"a specificity of at least {self.specificity:g}"
+        return f"the lowest cost, a miss at {self.miss:g} and a false alarm at {self.false_alarm:g}"
 
 
 class TrainConfig(Settings):
@@ -89,6 +136,9 @@ class TrainConfig(Settings):
         model_options: Options of that architecture, such as `{"alpha": 0.35}` for MobileNet.
         weights: "imagenet", the path of a weights file, or None to train from scratch.
         image_size: Side of the square that images are resized to, in pixels.
+        normalisation: What is done to brightness before the network sees an image, in training and ever after:
+            "percentile" (the darkest 1% become black, the brightest 1% white), "clahe" (contrast evened out tile by
+            tile), or None.
         epochs: Largest number of passes over train: of the head on frozen features, or of the whole network when
             `weights` is None.
         fine_tune_epochs: Passes in which the top of the backbone is trained too, after the head. 0: none.
@@ -97,12 +147,20 @@ class TrainConfig(Settings):
         learning_rate: Adam's step size, of a head on frozen features or from scratch.
         fine_tune_learning_rate: Adam's step size in fine-tuning.
         dropout: Share of features dropped before the last layer.
-        augment: True (the defaults of `Augment`), False, or an `Augment`. Acts where the backbone is trained.
+        augment: True (the defaults of `Augment`), False, or an `Augment`. Acts where the backbone is trained, and on a
+            frozen one by `Augment.views`.
         class_weight: "balanced" gives every class the same total weight, except that no image weighs more than 10, so
             that the few images of a rare class do not rule training; None weighs every image alike.
         early_stopping: Epochs without a better validation loss before training stops; None: never.
         precision: "auto" is float32 on CPU and mixed_bfloat16 on GPUs that have it.
-        threshold: How the decision threshold is chosen on validation: "youden", or a fixed probability.
+        threshold: How the decision threshold is chosen on validation: "youden" (the largest sensitivity +
+            specificity), a `ThresholdPolicy` such as `{"sensitivity": 0.95}`, or a fixed probability.
+        calibration: What makes probabilities mean frequencies, fitted on validation and built into the network's last
+            layer: "platt" corrects spread and level (multiclass: the spread, so that the most probable class stays),
+            "temperature" the spread only; None leaves them as trained. None changes the order of images.
+        cases: Images of each kind (surely right, surely wrong, least certain) that the report shows with what the
+            network saw in them. They are pixels of test, or else validation images, and stay in the model folder; 0
+            leaves them out.
         seed: Of weights, data order, dropout and augmentation. Not of splits: where the dataset has none they are
             drawn the same way every time, so that runs with different seeds are judged on the same test images.
     """
@@ -111,6 +169,7 @@ class TrainConfig(Settings):
     model_options: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = "imagenet"
     image_size: int = Field(224, ge=16, le=2048)
+    normalisation: Literal["percentile", "clahe"] | None = None
     epochs: int = Field(10, ge=1)
     fine_tune_epochs: int = Field(0, ge=0)
     fine_tune_fraction: float = Field(0.3, gt=0, le=1)
@@ -122,13 +181,28 @@ class TrainConfig(Settings):
     class_weight: Literal["balanced"] | None = "balanced"
     early_stopping: int | None = Field(3, ge=1)
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
-    threshold: Literal["youden"] | Annotated[float, Field(gt=0, lt=1)] = "youden"
+    threshold: Literal["youden"] | float | ThresholdPolicy = "youden"
+    calibration: Literal["platt", "temperature"] | None = "platt"
+    cases: int = Field(6, ge=0, le=24)
     seed: int = Field(0, ge=0, lt=2**31)
 
     @field_validator("weights", mode="before")
     @classmethod
     def _path_as_text(cls, value: Any) -> Any:
         return str(value) if hasattr(value, "__fspath__") else value
+
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _known_policy(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return ThresholdPolicy(**value)
+        fixed = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
+        if not (fixed or value == "youden" or isinstance(value, ThresholdPolicy)):
+            raise ValueError(
+                'must be "youden", a probability over 0 and under 1, {"sensitivity": 0.95}, {"specificity": 0.9}, or '
+                '{"miss": 10, "false_alarm": 1}'
+            )
+        return value
 
     @field_validator("model_options")
     @classmethod
@@ -192,6 +266,21 @@ class ServeConfig(Settings):
     auth: Literal["key", "none"] = "key"
 
 
+class Finding(Settings):
+    """What one check of the data found. It travels: no file and no patient is named in it.
+
+    Attributes:
+        check: Name of the check: what `allow` takes to go on in spite of an error.
+        level: "error" stops training unless it is allowed; "warning" is to be weighed; "fine"; "unknown" where the
+            data do not allow the check, such as too few images.
+        message: One sentence or two: what was seen, and what to do.
+    """
+
+    check: str
+    level: Literal["error", "warning", "fine", "unknown"]
+    message: str
+
+
 class JobSpec(Settings):
     """All that a job is told: written by a backend, read by `python -m medimg.train` or `medimg.predict`.
 
@@ -208,7 +297,9 @@ class JobSpec(Settings):
         inputs: Role to name in the inputs folder: "weights", "model".
         split: The split to predict; None: all.
         code: Hash of the medimg that submitted the job.
-        notices: What the user was told about the data before the submit; it goes into the report.
+        notices: What was done to the data before the submit; it goes into the report.
+        audit: What the checks of the data found, the fine ones too; it goes into the report.
+        allow: Checks that were overridden by name.
         timings: Stage to seconds of what the submit did before, such as packing.
         workload: Of a training, what its time and price depend on: `model`, `image_size`, `images`, `epochs`.
     """
@@ -226,6 +317,8 @@ class JobSpec(Settings):
     split: str | None = None
     code: str
     notices: tuple[str, ...] = ()
+    audit: tuple[Finding, ...] = ()
+    allow: tuple[str, ...] = ()
     timings: dict[str, float] = Field(default_factory=dict)
     workload: dict[str, str | int] = Field(default_factory=dict)
 

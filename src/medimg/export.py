@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from medimg.artifact import ModelRecord
-from medimg.data.decode import as_mode, decode, resize
 from medimg.home import atomic_write
 from medimg.inference.decision import distribution
 from medimg.inference.predictor import TOLERANCE
@@ -105,11 +104,8 @@ def _export(folder: Path, check: Callable[[], None] = lambda: None) -> dict[str,
 
     record = ModelRecord.model_validate_json((folder / "medimg.json").read_bytes())
     model = keras.saving.load_model(folder / "model.keras", compile=False, safe_mode=True)
-    side, channels = record.preprocessing.image_size, record.preprocessing.channels
     golden = sorted(path for path in (folder / "golden").iterdir() if path.suffix != ".json")
-    images = np.stack(
-        [as_mode(resize(decode(path.read_bytes(), name=path.name), (side, side)), channels) for path in golden]
-    ).astype(np.float32)
+    images = np.stack([record.preprocessing.prepare(path) for path in golden]).astype(np.float32)
     # One image at a time, as every server does: the batch's size may change the last bits.
     reference = np.concatenate([np.asarray(model(image[None], training=False)) for image in images])
     probabilities = distribution(record, reference)

@@ -31,9 +31,11 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def test_with_a_third_of_all_calls_refused_every_operation_completes(
-    account: Emulator, dataset: Dataset, trained: ModelFolder
+    account: Emulator, dataset: Dataset, trained: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """429 and 503, before and after the call was performed; each thing is made once."""
+    """429 and 503, before and after the call was performed; each thing is made once. Waiting is cut short."""
+    real_sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: real_sleep(min(seconds, 0.2)))
     account.faults(rate=0.3, seed=7)
     backend = quick_sagemaker.backend()
     done = 0

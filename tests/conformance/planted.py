@@ -273,6 +273,13 @@ class StaleAnswers(Honest):
         return before or answer
 
 
+class HidesDoubt(Honest):
+    """An answer never says that it is uncertain."""
+
+    def _invoke(self, name: str, body: bytes) -> Mapping[str, Any]:
+        return {**super()._invoke(name, body), "uncertain": False}
+
+
 class SwallowsRejections(Honest):
     """A broken image is called clear."""
 
@@ -456,6 +463,13 @@ BUGS: dict[str, tuple[type[FolderBackend], tuple[str, ...]]] = {
         IgnoredSettings, ("test_deploying_with_other_settings_under_a_taken_name_is_refused",),
     ),
     "answers to other images": (StaleAnswers, ("test_predict_many_keeps_the_order",)),
+    "answers that hide their doubt": (
+        HidesDoubt,
+        (
+            "test_an_endpoint_is_given_another_model_without_a_gap",
+            "test_an_endpoint_serves_the_version_it_was_given_also_after_that_was_deleted",
+        ),
+    ),
     "rejections that are swallowed": (
         SwallowsRejections, ("test_a_broken_image_is_rejected_and_the_endpoint_lives_on",),
     ),

@@ -21,7 +21,7 @@ from medimg.config import TrainConfig
 from medimg.data.dataset import Dataset
 from medimg.data.synthetic import write_phantoms
 
-COMMANDS = ("train", "evaluate", "deploy", "predict", "ls", "rm", "cost", "demo")
+COMMANDS = ("audit", "train", "evaluate", "compare-models", "deploy", "predict", "ls", "rm", "cost", "demo")
 GROUP = r"(patient\d+)"
 
 
@@ -236,6 +236,55 @@ def test_without_options_train_takes_the_librarys_defaults(folder: Path, recorde
     assert (recorder.asked["name"], recorder.asked["force"], list(recorder.asked["allow"])) == (None, False, [])
 
 
+def test_audit_tells_what_it_found_and_fails_where_training_would_stop(folder: Path, tmp_path: Path) -> None:
+    """Exit status 0 with warnings, 1 with an error; the page and the JSON name the files."""
+    answer = medimg_says("audit", folder, "--group", GROUP)
+    assert answer.code == 0, answer.err
+    assert "0 errors, 1 warning" in answer.out
+    assert "tiny-validation" in answer.out
+    leaking = shutil.copytree(folder, tmp_path / "leaking")
+    image = next((leaking / "test" / "NODULE").iterdir())
+    shutil.copy(image, leaking / "train" / "NODULE" / "patient9999-1.png")
+    html, json_file = tmp_path / "a.html", tmp_path / "a.json"
+    answer = medimg_says("audit", leaking, "--group", GROUP, "--html", html, "--json", json_file)
+    assert answer.code == 1
+    assert "✗ duplicate-images" in answer.out
+    assert "patient9999" not in answer.out
+    assert "patient9999-1.png" in html.read_text()
+    assert "patient9999-1.png" in json_file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("youden", "youden"),
+        ("0.4", 0.4),
+        ("sensitivity=0.95", {"sensitivity": 0.95}),
+        ("specificity=0.9", {"specificity": 0.9}),
+        ("miss=10,false_alarm=1", {"miss": 10, "false_alarm": 1}),
+        ("miss=10, false_alarm=0.5", {"miss": 10, "false_alarm": 0.5}),
+    ],
+)
+def test_the_aim_of_a_threshold_is_given_on_the_line(
+    folder: Path, recorder: RecordingBackend, text: str, policy: Any
+) -> None:
+    """As TrainConfig takes it."""
+    answer = medimg_says("train", folder, "--threshold", text, "--calibration", "none", "--no-wait")
+    assert answer.code == 0, answer.err
+    assert recorder.asked["config"] == TrainConfig(threshold=policy, calibration=None)
+
+
+@pytest.mark.parametrize("text", ["sensitivty=0.95", "sensitivity=much", "miss=10", "youdn"])
+def test_an_aim_that_is_none_is_refused_with_what_can_be_asked(
+    folder: Path, recorder: RecordingBackend, text: str
+) -> None:
+    """Nothing is submitted."""
+    answer = medimg_says("train", folder, "--threshold", text, "--no-wait")
+    assert answer.code != 0
+    assert "hreshold" in answer.err
+    assert recorder.asked == {}
+
+
 def test_a_table_is_read_with_the_named_columns(folder: Path, recorder: RecordingBackend, tmp_path: Path) -> None:
     """--csv and its columns make the same dataset as from_csv."""
     files = sorted(folder.rglob("*.png"))[:6]
@@ -246,10 +295,11 @@ def test_a_table_is_read_with_the_named_columns(folder: Path, recorder: Recordin
     table.write_text("\n".join(["file,finding,patient,part", *rows]) + "\n")
     answer = medimg_says(
         "train", folder, "--csv", table, "--path", "file", "--labels", "finding", "--separator", "|",
-        "--group-column", "patient", "--split-column", "part", "--no-wait",
+        "--group-column", "patient", "--split-column", "part", "--columns", "patient, part", "--no-wait",
     )  # fmt: skip
     assert answer.code == 0, answer.err
     dataset = recorder.asked["dataset"]
+    assert dataset.keep == ("patient", "part")
     assert (dataset.task, dataset.classes, len(dataset)) == ("multilabel", ("Edema", "Mass"), 6)
     assert {sample.group for sample in dataset.samples} == {"p0", "p1", "p2"}
 
@@ -345,6 +395,35 @@ def test_evaluate_scores_a_split_and_writes_the_page(trained: Trained, folder: P
 
 
 @pytest.mark.slow
+def test_compare_models_takes_the_stored_predictions_or_scores_both_on_images(
+    trained: Trained, folder: Path, tmp_path: Path
+) -> None:
+    """A model compared with itself is no better; images are scored anew and each look at test is counted."""
+    model = medimg.backend("local").job(trained.job).model
+    page = tmp_path / "compared.html"
+    stored = medimg_says("compare-models", trained.job, model.path, "--html", page)
+    assert stored.code == 0, stored.err
+    assert stored.out.startswith("Both models rank the cases the same.")
+    assert str(page) in stored.out and page.read_text(encoding="utf-8").startswith("<!")
+    looks = model.test_looks
+    scored = medimg_says("compare-models", trained.job, trained.job, folder, "--group", GROUP, "--json")
+    assert scored.code == 0, scored.err
+    found = json.loads(scored.out)
+    assert [one["difference"] for one in found["differences"]] == [0.0] * 5
+    assert (found["split"], found["images"]) == ("test", model.report.splits["test"].n)
+    assert model.test_looks == looks + 2
+
+
+@pytest.mark.slow
+def test_compare_models_says_what_is_missing(trained: Trained) -> None:
+    """Options of images without images, and a split that was not kept, are named."""
+    lost = medimg_says("compare-models", trained.job, trained.job, "--group", GROUP)
+    assert lost.code == 2 and "--group: these describe images" in lost.err
+    absent = medimg_says("compare-models", trained.job, trained.job, "--split", "train")
+    assert absent.code == 1 and "no stored predictions of train, only of test, val" in absent.err
+
+
+@pytest.mark.slow
 def test_predict_answers_for_every_image_and_gives_the_reason_for_a_rejected_one(
     trained: Trained, folder: Path, tmp_path: Path
 ) -> None:
@@ -356,7 +435,7 @@ def test_predict_answers_for_every_image_and_gives_the_reason_for_a_rejected_one
     assert answer.code == 1
     assert len(re.findall(r"│ (?:CLEAR|NODULE) +│ .*NODULE 0\.\d{4}", answer.out)) == 2
     assert re.search(r"broken \[1\]\.png +│ rejected +│ .*\[truncated\]", answer.out)
-    assert re.search(r"absent\.png +│ rejected +│ no such file.*\[missing\]", answer.out)
+    assert re.search(r"absent\.png +│ rejected +│ +│ no such file.*\[missing\]", answer.out)
     assert answer.out.count("rejected") == 3
     assert medimg_says("predict", *good).code == 0
 

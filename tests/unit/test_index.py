@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from image_folders import cut, picture, tree
+from PIL import Image
 
 from medimg.data import index
 from medimg.data.dataset import Dataset
@@ -104,7 +106,7 @@ def test_a_damaged_cache_is_made_anew(root: Path, tmp_path: Path, reads: list[st
     else:
         file.unlink()
         with sqlite3.connect(file) as database:
-            database.execute("CREATE TABLE pixels (path, size, mtime, digest, height, width, channels, code, more)")
+            database.execute(index._SCHEMA.replace("thumbnail BLOB", "thumbnail BLOB, more"))
         database.close()
     reads.clear()
     assert Dataset.from_folder(root).index() == before
@@ -192,3 +194,53 @@ def test_an_interruption_keeps_what_was_read_and_drops_the_rest(
     reads.clear()
     dataset.index()
     assert len(reads) == 208 - 20
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "expected"),
+    [("L", "x.png", ("L", 8)), ("RGB", "x.jpeg", ("RGB", 8)), ("P", "x.gif", ("P", 8)), ("1", "x.png", ("1", 1)),
+     ("1", "x.tiff", ("1", 1)), ("I;16", "x.png", ("I;16", 16)), ("I;16", "x.tiff", ("I;16", 16)),
+     ("RGBA", "x.webp", ("RGBA", 8))],
+)  # fmt: skip
+def test_how_a_file_holds_its_pixels_is_kept(tmp_path: Path, mode: str, name: str, expected: tuple[str, int]) -> None:
+    """Before decoding made them one kind; the second look comes from the cache."""
+    grey = np.random.default_rng(0).integers(0, 255, (20, 30), np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(grey.astype(np.uint16) * 257)
+    elif mode == "RGBA":
+        image = Image.fromarray(np.dstack([grey, grey // 2, grey, grey]))
+    else:
+        image = Image.fromarray(np.dstack([grey, grey // 2, grey]) if mode == "RGB" else grey).convert(mode)
+    (tmp_path / "i/a").mkdir(parents=True)
+    image.save(tmp_path / "i/a" / name)
+    picture(tmp_path / "i/b/other.png")
+    dataset = Dataset.from_folder(tmp_path / "i", positive="b")
+    (sample,) = (sample for sample in dataset.samples if sample.path.name == name)
+    for _ in range(2):
+        looks = dataset.index()[sample.id].appearance
+        assert looks is not None
+        assert (looks.mode, looks.bits, looks.orientation) == (*expected, 1)
+
+
+def test_brightness_is_that_of_the_grey_picture() -> None:
+    """Mean, spread and percentiles of all pixels, and of the outer twentieth; the thumbnail is the whole picture."""
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300), np.uint8)
+    pixels[:10], pixels[-10:], pixels[:, :15], pixels[:, -15:] = 7, 9, 8, 8
+    looks = index.appearance(pixels, mode="L", bits=8, orientation=1)
+    assert looks.mean == pytest.approx(pixels.mean())
+    assert looks.std == pytest.approx(pixels.std())
+    assert looks.low == np.quantile(pixels, 0.01, method="inverted_cdf")
+    assert looks.high == np.quantile(pixels, 0.99, method="inverted_cdf")
+    outer = np.ones(pixels.shape, bool)
+    outer[10:-10, 15:-15] = False
+    assert looks.border_mean == pytest.approx(pixels[outer].mean())
+    assert looks.border_std == pytest.approx(pixels[outer].std())
+    thumbnail = np.frombuffer(looks.thumbnail, np.uint8)
+    assert thumbnail.shape == (32 * 32,)
+    assert thumbnail.mean() == pytest.approx(pixels.mean(), abs=1)
+
+
+def test_the_smallest_picture_has_an_appearance() -> None:
+    """One pixel is its own border."""
+    looks = index.appearance(np.full((1, 1), 77, np.uint8), mode="L", bits=8, orientation=1)
+    assert (looks.mean, looks.std, looks.low, looks.high, looks.border_mean) == (77, 0, 77, 77, 77)

@@ -9,10 +9,12 @@ import keras
 import numpy as np
 import pytest
 
+from medimg.config import Augment
 from medimg.progress import Event
+from medimg.training.augmentation import augmented
 from medimg.training.checkpoints import Checkpoints
 from medimg.training.features import FeatureSource
-from medimg.training.loop import Diverged, Phase, fit
+from medimg.training.loop import Diverged, Phase, Unrepeatable, fit
 from medimg.training.steps import Devices, compile_for
 from medimg.training.weighting import Balance, encode
 
@@ -126,3 +128,58 @@ def test_without_balance_every_image_weighs_the_same() -> None:
     y = np.array([[0], [0], [1]], np.float32)
     _, weights = Balance.of(y, "binary", 1, balanced=False).weigh(y, "binary")
     assert (weights == 1).all()
+
+
+class Noise(keras.layers.Layer):
+    """Noise on every call, or only in training: a user's own layer."""
+
+    def __init__(self, always: bool) -> None:
+        super().__init__()
+        self.always = always
+        self.seeds = keras.random.SeedGenerator(0)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Returns the pictures with noise."""
+        return x + 50 * keras.random.normal((16, 16, 1), seed=self.seeds) if training or self.always else x
+
+
+def images_phase(layer: keras.Layer | None = None) -> Phase:
+    """A small network on 24 pictures, augmented; with a layer of its own in front where one is given."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 255, (24, 16, 16, 1)).astype(np.float32)
+    y = (x.mean(axis=(1, 2)) > np.median(x.mean(axis=(1, 2)))).astype(np.float32)
+    entry = keras.Input((16, 16, 1))
+    changed = entry if layer is None else layer(entry)
+    rest = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dropout(0.5)]
+    network = keras.Sequential([*rest, keras.layers.Dense(1, activation="sigmoid")])
+    network = keras.Model(entry, network(changed))
+    model = augmented(network, Augment())
+    compile_for(model, "binary", 1e-2)
+    return Phase(
+        name="fitting", model=model, judged=network, train=FeatureSource(x, y), val=FeatureSource(x, y), task="binary",
+        epochs=1, batch_size=10, patience=None, balance=Balance.of(y, "binary", 1, balanced=True), seed=0,
+        figures=lambda *_: {},
+    )  # fmt: skip
+
+
+def test_two_passes_over_validation_are_equal_to_the_bit(tmp_path: Path) -> None:
+    """Augmentation and dropout act on the images of training alone."""
+    work = images_phase()
+    run(work, tmp_path, [])
+    devices = Devices([])
+    images = work.val.x(np.arange(24))
+    passes = [devices.forward(network)(images) for network in (work.judged, work.judged, work.model)]
+    np.testing.assert_array_equal(passes[0], passes[1])
+    np.testing.assert_array_equal(passes[0], passes[2])
+    changed = [np.asarray(work.model(images, training=True)) for _ in range(2)]
+    assert np.abs(changed[0] - changed[1]).max() > 1e-3
+
+
+def test_a_network_that_is_random_on_validation_is_refused(tmp_path: Path) -> None:
+    """A user's own architecture may hold a layer that never looks whether it is trained."""
+    with pytest.raises(
+        Unrepeatable, match=r"two passes over the same validation images differ by .*call\(training=…\)"
+    ):
+        run(images_phase(Noise(always=True)), tmp_path, [])
+    run(images_phase(Noise(always=False)), tmp_path / "plain", [])

@@ -7,7 +7,9 @@ import pytest
 import sklearn.metrics as oracle
 
 from medimg.errors import DatasetError
+from medimg.evaluation.intervals import bootstrap_weights
 from medimg.evaluation.metrics import Metrics, measure
+from medimg.evaluation.resampling import resample
 from medimg.inference.predictions import Predictions
 
 
@@ -46,6 +48,9 @@ def test_binary_figures_are_those_of_scikit_learn(pairs: tuple[np.ndarray, np.nd
             "balanced_accuracy": oracle.balanced_accuracy_score(truth, decided),
             "sensitivity": oracle.recall_score(truth, decided),
             "specificity": oracle.recall_score(~truth, ~decided),
+            "mcc": oracle.matthews_corrcoef(truth, decided),
+            "brier": oracle.brier_score_loss(truth, scores),
+            "ece": found.ece,  # scikit-learn has none: tests/unit/test_calibration.py
             "prevalence": truth.mean(),
         },
         abs=1e-12,
@@ -228,3 +233,235 @@ def test_metrics_survive_json_and_need_labels(pairs: tuple[np.ndarray, np.ndarra
     assert Metrics.model_validate_json(found.model_dump_json()) == found
     with pytest.raises(DatasetError, match="no labels"):
         measure(replace(table, labels=None), {"A": 0.5, "B": 0.5, "C": 0.5})
+
+
+def test_the_binary_block_is_that_of_scikit_learn(pairs: tuple[np.ndarray, np.ndarray]) -> None:
+    """Predictive values, likelihood ratios, balanced accuracy, Matthews correlation and Brier score of the class."""
+    truth, scores = pairs
+    decided = scores >= 0.45
+    (one,) = measure(binary(truth, scores), {"ABNORMAL": 0.45}).per_class
+    ratios = oracle.class_likelihood_ratios(truth, decided)
+    expected = {
+        "ppv": oracle.precision_score(truth, decided),
+        "npv": oracle.precision_score(~truth, ~decided),
+        "lr_positive": ratios[0],
+        "lr_negative": ratios[1],
+        "balanced_accuracy": oracle.balanced_accuracy_score(truth, decided),
+        "mcc": oracle.matthews_corrcoef(truth, decided),
+        "brier": oracle.brier_score_loss(truth, scores),
+    }
+    assert {name: getattr(one, name) for name in expected} == pytest.approx(expected, abs=1e-12)
+    assert one.calibration_slope is not None and one.calibration_intercept is not None and one.ece is not None
+    assert one.reasons == {} and one.intervals == {}
+
+
+def multiclass(n: int = 300) -> tuple[Predictions, np.ndarray, np.ndarray]:
+    """Returns a table of four classes, two images a patient, its truth and probabilities."""
+    rng = np.random.default_rng(3)
+    truth = rng.choice(4, n, p=[0.4, 0.3, 0.15, 0.15])
+    p = rng.dirichlet(np.ones(4), n) + 0.4 * np.eye(4)[truth]
+    p /= p.sum(axis=1, keepdims=True)
+    ids = tuple(map(str, range(n)))
+    groups = tuple(f"p{row // 2}" for row in range(n))
+    table = Predictions(("a", "b", "c", "d"), "multiclass", ids, p, labels=tuple(truth.tolist()), groups=groups)
+    return table, truth, p
+
+
+def test_figures_of_all_classes_together_are_those_of_scikit_learn() -> None:
+    """Matthews correlation and Brier score of several classes; kappa only where these were said to be in order."""
+    table, truth, p = multiclass()
+    found, decided = measure(table, {}, ordinal=True), p.argmax(axis=1)
+    assert found.mcc == pytest.approx(oracle.matthews_corrcoef(truth, decided), abs=1e-12)
+    assert found.kappa == pytest.approx(oracle.cohen_kappa_score(truth, decided, weights="quadratic"), abs=1e-12)
+    assert found.brier == pytest.approx(oracle.brier_score_loss(truth, p), abs=1e-12)
+    for index, one in enumerate(found.per_class):
+        assert one.mcc == pytest.approx(oracle.matthews_corrcoef(truth == index, decided == index), abs=1e-12)
+        assert one.brier == pytest.approx(oracle.brier_score_loss(truth == index, p[:, index]), abs=1e-12)
+    assert found.ece == pytest.approx(np.mean([one.ece for one in found.per_class]))
+    assert measure(table, {}).kappa is None
+
+
+def test_a_figure_without_a_denominator_is_none_with_a_reason() -> None:
+    """Nothing called positive: no PPV, no correlation, and no made-up 0; no false alarm: a ratio without bound."""
+    truth = np.arange(40) < 20
+    (silent,) = measure(binary(truth, np.full(40, 0.1)), {"ABNORMAL": 0.5}).per_class
+    assert (silent.ppv, silent.mcc, silent.lr_positive, silent.ece) == (None, None, None, None)
+    assert silent.sensitivity == 0 and silent.npv == 0.5 and silent.lr_negative == 1
+    assert silent.reasons["ppv"] == "no image was called positive" and "alike" in silent.reasons["mcc"]
+    assert "at least 100" in silent.reasons["ece"] and "all the same" in silent.reasons["calibration_slope"]
+    (careful,) = measure(binary(truth, np.where(np.arange(40) < 10, 0.9, 0.1)), {"ABNORMAL": 0.5}).per_class
+    assert careful.lr_positive is None and "no false alarm" in careful.reasons["lr_positive"]
+    (few,) = measure(binary(np.arange(40) < 9, np.linspace(1, 0, 40)), {"ABNORMAL": 0.5}).per_class
+    assert few.calibration_slope is None and "9 images with it" in few.reasons["calibration_slope"]
+
+
+def test_every_figure_without_a_value_or_an_interval_has_a_reason() -> None:
+    """In a table where one label has nine positives, one is ranked almost perfectly, and one is half unknown."""
+    table, truth, scores = multilabel(300)
+    table = replace(table, probabilities=np.where(truth[:, [1]] == 1, [0, 1, 0], [0, 0, 0]) * 0.3 + scores * 0.5)
+    found = measure(table, dict.fromkeys("ABC", 0.3), resamples=100)
+    figures = set(found.per_class[0].model_dump()) & {
+        "auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "lr_positive", "lr_negative",
+        "balanced_accuracy", "mcc", "brier", "calibration_slope", "calibration_intercept", "ece",
+    }  # fmt: skip
+    assert len(figures) == 14
+    for one in found.per_class:
+        missing = {name for name in figures if getattr(one, name) is None or name not in one.intervals}
+        assert set(one.reasons) == missing
+        assert all(name in figures and getattr(one, name) is not None for name in one.intervals)
+    assert set(found.per_class[2].reasons) == figures
+
+
+def test_resamples_are_those_of_scikit_learn() -> None:
+    """Each figure of each draw equals scikit-learn's with the draws as weights, for classes with and without ties."""
+    _, truth, p = multiclass()
+    p, patients = p.round(1), np.arange(300) // 2
+    decided = np.eye(4, dtype=bool)[p.argmax(axis=1)]
+    drawn = resample(np.eye(4)[truth], p, decided, patients, multiclass=True, resamples=5, seed=1)
+    (weights,) = bootstrap_weights(patients, 5, 1)
+    answers = decided.argmax(axis=1)
+    for column in range(5):
+        weight = weights[patients, column]
+        assert drawn.whole["mcc"][column] == pytest.approx(
+            oracle.matthews_corrcoef(truth, answers, sample_weight=weight), abs=1e-12
+        )
+        assert drawn.whole["kappa"][column] == pytest.approx(
+            oracle.cohen_kappa_score(truth, answers, weights="quadratic", sample_weight=weight), abs=1e-12
+        )
+        for one in range(4):
+            here, called = truth == one, decided[:, one]
+            expected = {
+                "auroc": oracle.roc_auc_score(here, p[:, one], sample_weight=weight),
+                "auprc": oracle.average_precision_score(here, p[:, one], sample_weight=weight),
+                "sensitivity": oracle.recall_score(here, called, sample_weight=weight),
+                "specificity": oracle.recall_score(~here, ~called, sample_weight=weight),
+                "ppv": oracle.precision_score(here, called, sample_weight=weight),
+                "npv": oracle.precision_score(~here, ~called, sample_weight=weight),
+                "balanced_accuracy": oracle.balanced_accuracy_score(here, called, sample_weight=weight),
+                "mcc": oracle.matthews_corrcoef(here, called, sample_weight=weight),
+                "brier": oracle.brier_score_loss(here, p[:, one], sample_weight=weight),
+            }
+            found = {name: drawn.targets[name][one, column] for name in expected}
+            assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_intervals_hold_their_figures_and_do_not_depend_on_the_order_of_rows(
+    task: str, pairs: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Every headline figure but ECE has one; the same seed gives the same; JSON keeps them."""
+    truth, scores = pairs
+    tables: dict[str, tuple[Predictions, dict[str, float]]] = {
+        "binary": (binary(truth, scores), {"ABNORMAL": 0.45}),
+        "multiclass": (multiclass()[0], {}),
+    }
+    tables["multilabel"] = (multilabel(400)[0], dict.fromkeys("ABC", 0.5))
+    table, thresholds = tables[task]
+    found = measure(table, thresholds, ordinal=True, resamples=200)
+    expected = {"auroc", "auprc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "mcc", "brier"}
+    assert set(found.intervals) == expected | ({"kappa"} if task == "multiclass" else set())
+    for one in (found, *found.per_class):
+        for name, (low, high) in one.intervals.items():
+            assert low < getattr(one, name) < high
+    order = np.random.default_rng(0).permutation(len(table))
+    shuffled = replace(
+        table,
+        ids=tuple(table.ids[row] for row in order),
+        probabilities=table.probabilities[order],
+        labels=tuple(table.labels[row] for row in order),  # type: ignore[index]
+        groups=None if table.groups is None else tuple(table.groups[row] for row in order),
+    )
+    assert measure(shuffled, thresholds, ordinal=True, resamples=200) == found
+    assert Metrics.model_validate_json(found.model_dump_json()) == found
+    assert measure(table, thresholds, ordinal=True, resamples=200, seed=1).intervals != found.intervals
+
+
+def test_the_method_says_what_was_drawn(pairs: tuple[np.ndarray, np.ndarray]) -> None:
+    """Patients, images, or both; without resamples there is nothing to say."""
+    groups: list[str | None] = [str(row // 4) for row in range(200)]
+    told = [
+        measure(binary(*pairs, groups=some), {"ABNORMAL": 0.5}, resamples=20).interval_method or ""
+        for some in (tuple(groups), None, (None, *groups[1:]))
+    ]
+    assert "20 resamples of 50 patients, each with all" in told[0]
+    assert "200 images; patients are not known" in told[1]
+    assert "51 patients; an image without" in told[2]
+    assert measure(binary(*pairs), {"ABNORMAL": 0.5}).interval_method is None
+
+
+def test_intervals_are_wider_where_patients_have_several_alike_images(pairs: tuple[np.ndarray, np.ndarray]) -> None:
+    """The same images, four copies each: as patients of their own they seem to say twice as much."""
+    truth, scores = (np.repeat(values, 4) for values in pairs)
+    groups = tuple(str(row // 4) for row in range(800))
+    whole = measure(binary(truth, scores, groups=groups), {"ABNORMAL": 0.45}, resamples=300)
+    naive = measure(binary(truth, scores), {"ABNORMAL": 0.45}, resamples=300)
+    for name in ("auroc", "auprc", "sensitivity", "accuracy", "mcc", "brier"):
+        ratio = np.ptp(whole.intervals[name]) / np.ptp(naive.intervals[name])
+        assert 1.6 < ratio < 2.4, name
+
+
+def test_perfect_figures_are_not_certain() -> None:
+    """20 of 20 found and all ranked rightly: bounds as of 20 patients; figures without such bounds have none."""
+    truth = np.arange(120) < 20
+    scores = np.where(truth, 0.9, np.linspace(0.01, 0.7, 120))
+    (one,) = measure(binary(truth, scores), {"ABNORMAL": 0.5}, resamples=200).per_class
+    assert one.sensitivity == one.auroc == one.auprc == 1
+    assert one.intervals["sensitivity"] == pytest.approx((0.8203, 1), abs=1e-4)
+    assert one.intervals["auroc"] == one.intervals["sensitivity"]
+    assert not {"auprc", "mcc"} & set(one.intervals)
+    assert one.lr_negative == 0 and one.intervals["lr_negative"][1] > 0.18 / (one.specificity or 1)
+    assert "perfect" in one.reasons["auprc"] and "perfect" in one.reasons["mcc"]
+    # Half of the doubt about the sensitivity is part of that about the mean of both.
+    assert one.balanced_accuracy is not None and one.intervals["balanced_accuracy"][0] < one.balanced_accuracy - 0.09
+
+
+def test_an_average_takes_no_perfect_part_for_certain() -> None:
+    """Three labels, one with a perfect sensitivity of ten patients: the mean's lower bound lies lower for it."""
+    rng = np.random.default_rng(7)
+    truth = rng.random((600, 3)) < [0.5, 0.5, 10 / 600]
+    truth[:, 2] = np.arange(600) < 10
+    scores = np.clip(rng.normal(0.3 + 0.4 * truth, 0.15), 0, 1)
+    scores[:, 2] = np.where(truth[:, 2], 0.8, scores[:, 2])
+    labels = tuple(tuple(map(int, row)) for row in truth)
+    table = Predictions(("A", "B", "C"), "multilabel", tuple(map(str, range(600))), scores, labels=labels)
+    found = measure(table, dict.fromkeys("ABC", 0.5), resamples=300)
+    perfect = found.per_class[2]
+    assert perfect.sensitivity == 1 and perfect.intervals["sensitivity"][0] < 0.7
+    assert found.sensitivity is not None
+    assert found.sensitivity - found.intervals["sensitivity"][0] > (1 - perfect.intervals["sensitivity"][0]) / 3
+    assert "mcc" not in found.intervals
+
+
+def test_under_ten_patients_there_are_no_intervals() -> None:
+    """Two hundred images of nine patients do not show how patients differ."""
+    rng = np.random.default_rng(0)
+    truth = rng.random(200) < 0.5
+    scores = np.clip(rng.normal(0.3 + 0.4 * truth, 0.2), 0, 1)
+    found = measure(
+        binary(truth, scores, groups=tuple(str(row % 9) for row in range(200))), {"ABNORMAL": 0.5}, resamples=50
+    )
+    assert found.intervals == {} and found.per_class[0].intervals == {}
+    assert "9 patients" in found.per_class[0].reasons["auroc"]
+
+
+def test_reports_of_before_still_read() -> None:
+    """Figures that were added later are None in what was written earlier."""
+    content = measure(binary(np.arange(20) < 8, np.linspace(1, 0, 20)), {"ABNORMAL": 0.5}).model_dump(mode="json")
+    for name in ("mcc", "kappa", "brier", "ece", "intervals", "interval_method"):
+        del content[name]
+    for name in ("ppv", "lr_positive", "brier", "calibration_slope", "intervals", "reasons"):
+        del content["per_class"][0][name]
+    found = Metrics.model_validate(content)
+    assert found.mcc is None and found.intervals == {} and found.per_class[0].ppv is None
+
+
+def test_the_interval_of_a_ratio_is_fiellers_where_the_parts_are_even() -> None:
+    """Symmetric intervals of both parts give Fieller's limits: where (above - r · below)² = d² + r² · e²."""
+    truth = np.arange(4000) < 2000
+    decided = np.concatenate([np.arange(2000) < 1000, np.arange(2000) < 500])
+    (one,) = measure(binary(truth, decided * 1.0), {"ABNORMAL": 0.5}, resamples=2).per_class
+    above, below = one.intervals["sensitivity"], one.intervals["specificity"]
+    d, e = np.ptp(above) / 2, np.ptp(below) / 2
+    for limit in one.intervals["lr_positive"]:
+        assert (0.5 - limit * 0.25) ** 2 == pytest.approx(d**2 + limit**2 * e**2, rel=0.05)
+    assert one.lr_positive == pytest.approx(2)

@@ -65,6 +65,8 @@ def test_ids_that_do_not_match_are_refused_by_name(labels: object, message: str)
         ({"probabilities": np.array([[0.9, 0.1], [1.5, -0.5], [0.5, 0.5]])}, "outside 0 to 1.* for 'b'"),
         ({"probabilities": np.array([[0.9, 0.9], [0.5, 0.5], [0.5, 0.5]])}, "do not sum to 1 for 'a'"),
         ({"labels": (0, 1)}, "2 labels for 3 samples"),
+        ({"columns": {"view": ("PA", "AP")}}, "2 values of the column 'view' for 3 samples"),
+        ({"columns": {"age": ("61", 58, "47")}}, "column 'age' must hold text; it does not for 'b'"),
         ({"labels": (0, 1, 2)}, "label of 'c' is 2.* from 0 to 1"),
         ({"labels": (0, 1, None)}, "label of 'c' is None"),
         ({"labels": (0, 1, (0, 1))}, "label of 'c'"),
@@ -109,6 +111,28 @@ def test_a_sample_is_found_by_id_only() -> None:
             BINARY[wrong]  # type: ignore[index]
 
 
+def test_some_samples_are_chosen_by_id_with_all_that_is_known_of_them() -> None:
+    """In the order in which they are named; an id that is not there, or twice, is refused."""
+    table = replace(BINARY.join({"a": 0, "b": 1, "c": 0}), columns={"view": ("PA", "AP", "")})
+    part = table.select(["c", "b"])
+    assert (part.ids, part.labels, part.groups, part.split) == (("c", "b"), (0, 1), (None, "p1"), "val")
+    assert part.columns == {"view": ("", "AP")}
+    assert part["b"] == table["b"]
+    assert table.select(table.ids) == table
+    for wrong, message in ((["z"], "no prediction for 'z'"), (["a", "a"], "repeated: 'a'"), ([], "at least one")):
+        with pytest.raises(DatasetError, match=message):
+            table.select(wrong)
+
+
+def test_named_columns_stay_with_their_samples() -> None:
+    """Labels that are joined later change no column, and tables of other columns are not equal."""
+    table = replace(BINARY, columns={"view": ["PA", "AP", "PA"]})
+    assert table.columns == {"view": ("PA", "AP", "PA")}
+    assert table.join({"c": 0, "b": 1, "a": 0}).columns == table.columns
+    assert table != BINARY
+    assert replace(table, columns={}) == BINARY
+
+
 def test_unknown_labels_are_masked_in_the_truth() -> None:
     """Unknown is NaN, neither 0 nor 1; a binary task is measured on its positive class alone."""
     np.testing.assert_array_equal(MULTILABEL.truth, [[1, np.nan], [0, 1]])
@@ -149,10 +173,11 @@ AWKWARD = ("a,b", 'quo"te', "línea\nnew", "<script>", "p:x", "label")
             labels=(0, 1, 2, 3, 4, 5),
             groups=AWKWARD,
         ),
+        replace(BINARY, columns={"view, site": ("PA", "", "AP\r\n1"), "p:x": ("1", "2", "3"), "label": AWKWARD[:3]}),
     ],
 )
 def test_a_table_survives_its_csv_to_the_last_bit(table: Predictions, tmp_path) -> None:
-    """Task, classes, positive class, unknown labels and all digits of the probabilities come back."""
+    """Task, classes, positive class, unknown labels, named columns and all digits of the probabilities come back."""
     assert Predictions.from_csv(table.to_csv(tmp_path / "new" / "t.csv")) == table
 
 

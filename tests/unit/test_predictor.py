@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image
 
 from medimg.artifact import ModelFolder, ModelRecord, Preprocessing
 from medimg.config import TrainConfig
+from medimg.data.dataset import Dataset
+from medimg.data.pack import build
 from medimg.errors import ImageRejected, RuntimeMismatchError
 from medimg.inference.decision import Prediction, decide, distribution
 from medimg.inference.predictor import Predictor
@@ -76,6 +79,19 @@ def test_threads_share_a_predictor(trained: ModelFolder, images: list[Path]) -> 
     assert together == alone
 
 
+def test_named_columns_of_a_pack_reach_the_predictions(trained: ModelFolder, phantoms: Path) -> None:
+    """What the user named of each image stays with it; other columns of the table have not left the machine."""
+    dataset = Dataset.from_folder(phantoms, group=r"(patient\d+)")
+    samples = tuple(
+        replace(sample, columns={"site": sample.id[-1], "name": "secret"} if sample.split == "test" else {})
+        for sample in dataset.samples
+    )
+    pack = build(replace(dataset, samples=samples, keep=("site",)), 64, facts=dataset.index())
+    table = trained.predictor.predict_pack(pack, split="test")
+    assert table.columns == {"site": tuple(id[-1] for id in table.ids)}
+    assert trained.predictor.predict_pack(pack, split="val").columns == {"site": ("",) * len(pack.rows("val"))}
+
+
 def test_an_image_that_cannot_be_read_is_named(trained: ModelFolder, tmp_path: Path) -> None:
     """The rejection is the decoder's."""
     broken = tmp_path / "broken.png"
@@ -117,6 +133,45 @@ def test_a_multiclass_decision_is_the_most_probable_class() -> None:
     """There are no thresholds."""
     record = _record("multiclass", ("a", "b", "c"), {}, None)
     assert decide(record, [0.2, 0.5, 0.3], latency_ms=1).positives == ("b",)
+
+
+def test_a_probability_inside_the_band_is_uncertain() -> None:
+    """Its ends belong to it; the label is decided all the same."""
+    record = _record("binary", ("NORMAL", "PNEUMONIA"), {"PNEUMONIA": 0.5}, "PNEUMONIA")
+    record = record.model_copy(update={"uncertain": {"PNEUMONIA": (0.4, 0.75)}})
+    said = {p: decide(record, [1 - p, p], latency_ms=1) for p in (0.39, 0.4, 0.6, 0.75, 0.76)}
+    assert [p for p, answer in said.items() if answer.uncertain] == [0.4, 0.6, 0.75]
+    assert said[0.4].label == "NORMAL" and said[0.75].label == "PNEUMONIA"
+    assert "uncertain" in repr(said[0.4]) and "uncertain" not in repr(said[0.39])
+
+
+def test_one_uncertain_label_makes_a_multilabel_answer_uncertain() -> None:
+    """Labels without a band, whose threshold nothing chose, do not."""
+    record = _record("multilabel", ("Edema", "Mass"), {"Edema": 0.3, "Mass": 0.5}, None)
+    record = record.model_copy(update={"uncertain": {"Edema": (0.2, 0.4)}})
+    assert decide(record, [0.25, 0.9], latency_ms=1).uncertain
+    assert not decide(record, [0.9, 0.5], latency_ms=1).uncertain
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "uncertain"), [([0.7, 0.2, 0.1], False), ([0.5, 0.45, 0.05], True), ([0.36, 0.34, 0.3], True)]
+)
+def test_a_multiclass_answer_is_certain_with_exactly_one_class_in_the_conformal_set(
+    probabilities: list[float], uncertain: bool
+) -> None:
+    """One class, two, and none."""
+    record = _record("multiclass", ("a", "b", "c"), {}, None).model_copy(update={"conformal": 0.4})
+    assert decide(record, probabilities, latency_ms=1).uncertain is uncertain
+    without = record.model_copy(update={"conformal": None})
+    assert not decide(without, probabilities, latency_ms=1).uncertain
+
+
+def test_an_answer_of_an_earlier_server_is_not_called_uncertain() -> None:
+    """It does not say."""
+    record = _record("multiclass", ("a", "b"), {}, None).model_copy(update={"conformal": 0.9})
+    sent = decide(record, [0.6, 0.4], latency_ms=1).to_json()
+    assert sent.pop("uncertain") is True
+    assert Prediction.from_json(sent).uncertain is False
 
 
 def test_a_prediction_travels_as_json(trained: ModelFolder, images: list[Path]) -> None:

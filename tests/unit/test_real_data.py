@@ -14,7 +14,7 @@ import pytest
 from medimg.data.dataset import Dataset
 from medimg.data.decode import as_mode, decode, read, resize
 from medimg.data.pack import Pack, build
-from medimg.data.splits import ready_for_training
+from medimg.data.preparation import ready_for_training
 
 DATA = Path(os.environ.get("MEDIMG_SHARED_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 CHEST_GROUP = r"person(\d+)_(bacteria|virus)|((?:NORMAL2-)?IM-\d+)"
@@ -73,8 +73,9 @@ def test_the_chest_set_is_read_as_it_is_published(chest: Dataset) -> None:
 
 def test_the_chest_set_s_validation_is_cut_out_of_train(chest: Dataset) -> None:
     """Twelve images choose no threshold: said so, cut anew by patient, test untouched; `allow` keeps them."""
-    ready, notices = ready_for_training(chest, seed=0, allow=())
-    assert notices == (
+    prepared = ready_for_training(chest, seed=0, allow=())
+    ready = prepared.dataset
+    assert prepared.notices == (
         f"the validation split of 12 images is too small to choose a threshold on: {len(ready.of('val'))} images were "
         "cut out of train by group (seed 0)",
     )
@@ -84,9 +85,10 @@ def test_the_chest_set_s_validation_is_cut_out_of_train(chest: Dataset) -> None:
     assert np.abs(shares(ready, "val") - shares(ready, "train")).max() < 0.005
     sizes = {s: np.mean(list(Counter(x.group for x in ready.of(s)).values())) for s in ("train", "val")}
     assert sizes["val"] == pytest.approx(sizes["train"], rel=0.1)
-    kept, notices = ready_for_training(chest, seed=0, allow=("tiny-validation",))
-    assert kept == chest
-    assert notices == ("small validation split (7 of 'NORMAL', 5 of 'PNEUMONIA'): thresholds are uncertain",)
+    kept = ready_for_training(chest, seed=0, allow=("tiny-validation",))
+    assert kept.dataset == chest
+    assert [finding.check for finding in kept.audit.errors] == ["tiny-validation"]
+    assert "validation has only 7 of 'NORMAL', 5 of 'PNEUMONIA'" in kept.audit.errors[0].message
 
 
 def test_the_intel_scenes_have_six_classes_and_no_validation() -> None:
@@ -94,7 +96,7 @@ def test_the_intel_scenes_have_six_classes_and_no_validation() -> None:
     intel = Dataset.from_folder(DATA / "intel")
     assert intel.splits == {"train": 1200, "test": 420}
     assert intel.classes == ("buildings", "forest", "glacier", "mountain", "sea", "street")
-    ready, _ = ready_for_training(intel, seed=0, allow=())
+    ready = ready_for_training(intel, seed=0, allow=()).dataset
     assert ready.splits == {"train": 1020, "val": 180, "test": 420}
     assert set(ready.counts("val").values()) == {30}
     assert intel.rejected() == {}
@@ -161,6 +163,23 @@ def test_a_pack_of_real_films_is_what_decoding_gives(nih: Dataset) -> None:
         assert packed.group != sample.group
     text = b"".join(path.read_bytes() for path in pack.path.glob("*.json*")).decode()
     assert not any(sample.path.stem in text for sample in part.samples)
+
+
+def test_the_audit_of_the_public_sets_says_what_is_known_of_them(chest: Dataset, nih: Dataset) -> None:
+    """Shift of the normal films, a shape that tells pneumonia, copies of one patient; and no false pair of copies."""
+    audits = {"chest": chest.audit(), "nih": nih.audit(), "skin": skin("label").audit()}
+    for audit in audits.values():
+        assert audit.errors == ()
+        assert audit.pairs == ()
+    told = {name: {f.check: f.message for f in audit.warnings} for name, audit in audits.items()}
+    assert set(told["chest"]) == {"duplicate-images", "shortcuts", "shift"}
+    assert told["chest"]["duplicate-images"].startswith("27 images with the pixels of another in the same split")
+    assert "PNEUMONIA AUROC 0.9" in told["chest"]["shortcuts"]
+    assert "NORMAL AUROC 0.8" in told["chest"]["shift"]
+    assert "PNEUMONIA" not in told["chest"]["shift"]
+    assert set(told["nih"]) == {"duplicate-images", "tiny-validation", "absent-classes", "imbalance", "shortcuts"}
+    assert "Edema" in told["nih"]["shortcuts"]
+    assert set(told["skin"]) == {"shortcuts"}
 
 
 def test_files_that_break_readers_are_rejected_by_name(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The report says what was asked, how well it went and what to worry about, in one file."""
 
+import io
+import json
 import re
 import subprocess
 import sys
@@ -7,15 +9,31 @@ import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+import yaml
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
 
+from medimg.artifact import ModelRecord, Preprocessing
+from medimg.config import Finding, TrainConfig
 from medimg.errors import DatasetError, ModelFolderError
+from medimg.evaluation import figures
+from medimg.evaluation.cases import Case
+from medimg.evaluation.checklist import CLAIM, TRIPOD, fill
+from medimg.evaluation.metrics import measure
+from medimg.evaluation.page import page
 from medimg.evaluation.report import Report
 from medimg.evaluation.thresholds import Thresholds, choose
 from medimg.inference.predictions import Predictions
+from medimg.training.card import card
 
+AUDIT = (
+    Finding(check="group-leakage", level="fine", message="No patient is in two splits."),
+    Finding(check="shortcuts", level="warning", message="Size alone tells the classes apart."),
+)
 HISTORY = {"loss": [0.7, 0.4, 0.3], "val_loss": [0.6, float("nan"), None], "learning_rate": [0.1, 0.1, 0.1]}
 RECORD = {"model": {"name": "small_cnn"}, "data": {"name": "phantoms", "sizes": {"val": 200}}, "seed": 0}
 
@@ -63,10 +81,26 @@ def build(*tables: Predictions, **more: object) -> Report:
     return Report.build(by_split, choose(tables[0], "youden"), **options)  # type: ignore[arg-type]
 
 
+def case(kind: str) -> Case:
+    """Returns an image to look at."""
+    stream = io.BytesIO()
+    Image.new("L", (8, 8), 99).save(stream, "PNG")
+    probabilities = {"NORMAL": 0.1, "PNEUMONIA": 0.9}
+    return Case("s", "NORMAL", "PNEUMONIA", probabilities, kind, "PNEUMONIA", stream.getvalue(), stream.getvalue())  # type: ignore[arg-type]
+
+
+def with_columns(table: Predictions) -> Predictions:
+    """Returns a table with the sex of 100 patients, and a site that has only 4 of them."""
+    sex = tuple("F" if row % 4 < 2 else "M" for row in range(len(table)))
+    return replace(table, columns={"sex": sex, "site": ("far",) * 8 + ("near",) * (len(table) - 8)})
+
+
 @pytest.fixture(scope="module")
 def report() -> Report:
     """Returns a binary report whose specificity falls on test."""
-    return build(binary("val"), binary("test", shift=2.0), notices=["3 duplicates"])
+    test = with_columns(binary("test", shift=2.0))
+    cases = [case("right"), case("wrong")]
+    return build(binary("val"), test, notices=["3 duplicates"], audit=AUDIT, cases=cases)
 
 
 class Page(HTMLParser):
@@ -138,11 +172,12 @@ def test_tables_that_do_not_belong_together_are_refused(
 def test_a_report_survives_its_folder(report: Report, tmp_path: Path) -> None:
     """Figures, tables, history, record and notices come back; what was not finite is None."""
     again = Report.load(report.save(tmp_path / "report"))
-    for name in ("splits", "thresholds", "predictions", "history", "record", "notices", "test_looks"):
-        assert getattr(again, name) == getattr(report, name)
+    for name in Report.__dataclass_fields__:
+        assert getattr(again, name) == getattr(report, name), name
     assert again.history["val_loss"] == (0.6, None, None)
     assert repr(again) == repr(report)
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        "cases.json",
         "predictions-test.csv",
         "predictions-val.csv",
         "report.html",
@@ -161,36 +196,55 @@ def test_a_damaged_folder_is_refused(report: Report, tmp_path: Path, damage: str
         Report.load(tmp_path)
 
 
-CASES = [
-    pytest.param(lambda: build(binary("val"), binary("test")), id="binary"),
-    pytest.param(lambda: build(binary("val")), id="validation only"),
-    pytest.param(lambda: build(many("val", "multiclass", 3), many("test", "multiclass", 3)), id="multiclass"),
-    pytest.param(lambda: build(many("val", "multiclass", 30), history=None, record=None), id="many classes"),
-    pytest.param(lambda: build(many("val", "multilabel", 3), many("test", "multilabel", 3)), id="multilabel"),
-    pytest.param(lambda: build(many("val", "multilabel", 30)), id="many labels"),
-    pytest.param(lambda: build(replace(binary("val"), labels=(1,) * 200)), id="one class alone"),
-    pytest.param(lambda: build(binary("val", n=1)), id="one image"),
-]
+def test_a_report_of_an_older_medimg_is_measured_anew(report: Report, tmp_path: Path) -> None:
+    """Its predictions and thresholds are all that is needed; what it told stays told."""
+    report.save(tmp_path)
+    new = json.loads((tmp_path / "report.json").read_text())
+    kept = {name: new[name] for name in ("splits", "thresholds", "history", "record", "notices", "test_looks")}
+    (tmp_path / "report.json").write_text(json.dumps({"format": "medimg-report-1", **kept}))
+    (tmp_path / "cases.json").unlink()
+    again = Report.load(tmp_path)
+    assert again.splits == report.splits and again.subgroups == report.subgroups
+    assert again.notices == report.notices
+    assert again.audit == () and again.cases == ()
 
 
-@pytest.mark.parametrize("make", CASES)
-def test_the_page_needs_nothing_but_itself(make, tmp_path: Path) -> None:
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(lambda: build(binary("val"), binary("test")), id="binary"),
+        pytest.param(lambda: build(binary("val")), id="validation only"),
+        pytest.param(lambda: build(many("val", "multiclass", 3), many("test", "multiclass", 3)), id="multiclass"),
+        pytest.param(lambda: build(many("val", "multiclass", 30), history=None, record=None), id="many classes"),
+        pytest.param(lambda: build(many("val", "multilabel", 3), many("test", "multilabel", 3)), id="multilabel"),
+        pytest.param(lambda: build(many("val", "multilabel", 30)), id="many labels"),
+        pytest.param(lambda: build(replace(binary("val"), labels=(1,) * 200)), id="one class alone"),
+        pytest.param(lambda: build(binary("val", n=1)), id="one image"),
+    ],
+)
+def made(request: pytest.FixtureRequest) -> Report:
+    """Returns a report of each kind."""
+    return request.param()
+
+
+def test_the_page_needs_nothing_but_itself(made: Report, tmp_path: Path) -> None:
     """Nothing is fetched from anywhere: images are data, styles are inline, there is no script."""
-    path = make().to_html(tmp_path / "report.html")
+    path = made.to_html(tmp_path / "report.html")
     html = path.read_text(encoding="utf-8")
-    page = Page(html)
-    assert page.addresses and all(address.startswith("data:image/svg+xml;base64,") for address in page.addresses)
-    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
-    assert not re.search(r"https?://|url\(|@import", html)
+    read = Page(html)
+    assert read.addresses and all(re.match(r"#[a-z]+$|data:image/png;base64,", one) for one in read.addresses)
+    assert all(f'id="{one[1:]}"' in html for one in read.addresses if one.startswith("#"))
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(read.tags)
+    # The name of the language that the drawings are written in is no address: nobody fetches it.
+    assert not re.search(r"https?://|url\(|@import", html.replace('xmlns="http://www.w3.org/2000/svg"', ""))
     assert "Content-Security-Policy" in html and html.count("<h1>") == 1
-    assert "Not a medical device" in page.text
-    assert not re.search(r"\bnan\b|\$[a-z]|None\b", page.text)
+    assert "Not a medical device" in read.text
+    assert not re.search(r"\bnan\b|\$[a-z]|None\b", read.text + html[html.index("<main") :])
+    assert len(html) < 1_000_000
 
 
 def test_the_page_says_what_flatters_and_how_often_test_was_scored(report: Report) -> None:
     """Optimism and test looks are in plain words, not in a footnote."""
-    from medimg.evaluation.page import page
-
     text = Page(page(report)).text
     assert "Asked of 200 test images of 100 patients ." in text
     assert "The threshold was chosen on the validation images, so their figures flatter the model" in text
@@ -206,7 +260,8 @@ def test_the_sentences_hold_the_counts(report: Report) -> None:
     missed, found = report.confusion["PNEUMONIA"].values()
     cleared, alarms = report.confusion["NORMAL"].values()
     text = re.sub(r"\s+", " ", repr(report))
-    assert f"found {found} of 100 images with PNEUMONIA" in text
+    low, high = (f"{100 * bound:.1f}" for bound in report.intervals["sensitivity"])
+    assert f"found {found} of 100 images with PNEUMONIA (sensitivity {found}.0%, 95% interval {low}–{high}%)" in text
     assert f"cleared {cleared} of 100 with NORMAL" in text
     assert f"missed {missed} and raised {alarms} false alarm" in text
 
@@ -243,15 +298,18 @@ def test_long_and_odd_names_can_be_drawn(tmp_path: Path) -> None:
         build(table).to_html(tmp_path / "report.html")
 
 
-def test_figures_are_drawn_without_pyplot(report: Report, tmp_path: Path) -> None:
-    """A process that draws them all has not even imported pyplot: no window, no figure left open."""
+NAMES = ("roc", "precision_recall", "calibration", "scores", "confusion", "decision_curve", "predictive_values")
+
+
+def test_figures_and_page_need_no_matplotlib(report: Report, tmp_path: Path) -> None:
+    """Every training job draws them: a process that does has not imported a plotting library."""
     report.save(tmp_path)
     code = (
         "import sys; from medimg.evaluation.report import Report\n"
         "made = Report.load(sys.argv[1])\n"
-        "assert set(made.figures) == {'roc', 'precision_recall', 'confusion', 'scores', 'learning'}\n"
-        "assert all(figure._repr_png_().startswith(b'\\x89PNG') for figure in made.figures.values())\n"
-        "assert 'matplotlib.pyplot' not in sys.modules"
+        f"assert list(made.figures) == {[*NAMES, 'learning']}\n"
+        "made.save(sys.argv[1])\n"
+        "assert 'matplotlib' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=True)
 
@@ -262,30 +320,154 @@ def test_the_same_report_gives_the_same_page(tmp_path: Path) -> None:
     assert one == two
 
 
+def test_every_figure_is_a_drawing_that_stands_alone(made: Report, tmp_path: Path) -> None:
+    """Each can be saved as an SVG file that any XML reader takes, and no number in it is missing."""
+    for figure in made.figures.values():
+        text = figure.save(tmp_path / "figure.svg").read_text(encoding="utf-8")
+        assert ET.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - our own
+        assert not re.search(r"\bnan\b|\binf\b", text)
+
+
 def test_curves_of_many_images_stay_small() -> None:
     """20,000 images need no more ink than 400 points."""
-    big = build(binary("val", n=20_000), history=None)
-    line = big.figures["roc"].axes[0].lines[0]
-    assert len(line.get_xdata()) <= 400
-    assert len(big.figures["roc"].svg()) < 60_000
+    table = binary("val", n=20_000)
+    text = figures.roc(table, measure(table, {"PNEUMONIA": 0.5})).svg()
+    assert 100 < max(path.count("L") for path in text.split("<path")) < 400
+    assert len(text) < 20_000
 
 
 def test_the_ring_is_the_frozen_threshold(report: Report) -> None:
     """The point drawn on the curve is the sensitivity and specificity of the table."""
-    ring = next(line for line in report.figures["roc"].axes[0].lines if line.get_marker() == "o")
-    assert float(ring.get_ydata()[0]) == pytest.approx(report.metrics["sensitivity"])
-    assert 1 - float(ring.get_xdata()[0]) == pytest.approx(report.metrics["specificity"])
+    (panel,) = report.figures["roc"].panels
+    across, up = panel.at(1 - report.metrics["specificity"], report.metrics["sensitivity"])  # type: ignore[attr-defined]
+    ring = re.search(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="4.5" fill="#fff"', panel.svg())
+    assert ring is not None
+    assert [float(value) for value in ring.groups()] == pytest.approx([across, up], abs=0.06)
+
+
+@pytest.mark.parametrize(("name", "figure"), [("roc", "auroc"), ("precision_recall", "auprc")])
+def test_the_area_under_the_drawn_curve_is_the_figure(name: str, figure: str, report: Report) -> None:
+    """The line itself, as it stands in the file, encloses what the key says; steps drawn the wrong way flatter."""
+    (panel,) = report.figures[name].panels
+    drawn = max(re.findall(r'd="M([^"]+)"', panel.svg()), key=len)
+    x, y = np.array([[float(value) for value in point.split()] for point in drawn.split("L")]).T
+    width, height = panel.inner  # type: ignore[attr-defined]
+    area = abs(np.trapezoid(panel.top + height - y, x)) / (width * height)  # type: ignore[attr-defined]
+    assert area == pytest.approx(report.metrics[figure], abs=0.002)
+
+
+def test_the_figures_are_those_of_scikit_learn(report: Report) -> None:
+    """What stands on the page is what another library gets from the predictions that lie beside it."""
+    table = report.predictions["test"]
+    truth, scores = table.truth[:, 0], table.scores[:, 0]
+    text = Page(page(report)).text
+    for value in (roc_auc_score(truth, scores), average_precision_score(truth, scores)):
+        assert f"{value:.3f}" in text
+    assert report.metrics["auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+
+
+def test_the_page_has_every_part_that_a_reviewer_asks_for(report: Report) -> None:
+    """Intervals, patients, subgroups, audit, images and checklists are there, suppressed figures are said."""
+    read = Page(page(report))
+    low, high = report.intervals["auroc"]
+    assert f"95% interval {low:.3f}–{high:.3f}" in read.text
+    assert "2,000 resamples of 100 patients" in read.text
+    for heading in (
+        "What to worry about", "In numbers", "Does it rank well?", "What does it decide?",
+        "Can its probabilities be believed?", "Would acting on it help?", "By patient", "Subgroups",
+        "Images to look at", "Audit of the data", "Record", "Reporting checklists",
+    ):  # fmt: skip
+        assert heading in read.text, heading
+    assert "fewer than 10 patients" in read.text
+    assert read.tags.count("img") == 4 and "Most certain, and wrong" in read.text
+    assert "1 check found nothing" in read.text
+    bare = Page(page(build(binary("val"), record=None, history=None)))
+    assert "Audit of the data" not in bare.text and "Images to look at" not in bare.text
+
+
+def test_what_the_audit_found_is_worth_worrying_about(report: Report) -> None:
+    """Warnings of the audit stand with the other worries, fine checks do not."""
+    assert report.worries == (*report.notices, "Size alone tells the classes apart.")
+    assert "Size alone tells the classes apart." in repr(report)
+    assert "No patient is in two splits." not in repr(report)
+
+
+def test_patients_with_several_images_are_also_judged_once(report: Report) -> None:
+    """By the mean and by the highest probability; where all have one image there is nothing to add."""
+    assert set(report.patients) == {"mean", "max"}
+    assert {metrics.n for metrics in report.patients.values()} == {100}
+    alone = replace(binary("val"), groups=tuple(f"p{row}" for row in range(200)))
+    assert build(alone).patients == {}
+
+
+def test_checklists_have_all_items_and_answer_only_what_is_known(report: Report) -> None:
+    """The numbers are the papers'; an answer about training needs a record of it."""
+    assert len(TRIPOD.items) == 52 and len(CLAIM.items) == 44
+    assert [item.number for item in CLAIM.items] == [str(number) for number in range(1, 45)]
+    numbers = [item.number for item in TRIPOD.items]
+    assert sorted({int(number.rstrip("abcdefg")) for number in numbers}) == list(range(1, 28))
+    assert len(set(numbers)) == 52
+    answers = fill(CLAIM, report)
+    assert "100 patients" in answers["35"] and answers["20"] == "No patient is in two splits."
+    assert "25" not in answers  # the record says nothing of the training
+    facts = {"architecture": "tiny"}, {"epochs": 3, "image_size": 64, "seed": 1, "weights": None}
+    trained = replace(report, record={"model": facts[0], "configuration": facts[1]})
+    assert "tiny, Adam, 3 epochs at most, seed 1" in fill(CLAIM, trained)["25"]
+
+
+def record_of(report: Report) -> ModelRecord:
+    """Returns the record of the model that a report is on."""
+    table = report.predictions[report.headline]
+    return ModelRecord(
+        classes=table.classes,
+        task=table.task,
+        positive=table.positive,
+        preprocessing=Preprocessing(image_size=64, channels=1),
+        thresholds=report.thresholds.values,
+        config=TrainConfig(model="small_cnn", weights=None),
+        data={"fingerprint": "f" * 64, "counts": {"train": 900, "val": 200, "test": 200}},
+    )
+
+
+def test_the_card_has_front_matter_for_the_hub(made: Report) -> None:
+    """It is YAML with the figures in the hub's form; no licence is made up."""
+    _, matter, text = card(record_of(made), made).split("---\n", 2)
+    facts = yaml.safe_load(matter)
+    assert facts["library_name"] == "keras" and facts["pipeline_tag"] == "image-classification"
+    assert "license" not in facts
+    results = facts["model-index"][0]["results"]
+    assert [result["dataset"]["split"] for result in results] == [
+        {"val": "validation"}.get(name, name) for name in made.splits
+    ]
+    for result, metrics in zip(results, made.splits.values(), strict=True):
+        values = {row["type"]: row["value"] for row in result["metrics"]}
+        assert values.get("roc_auc") == pytest.approx(metrics.auroc, abs=1e-6)
+    for heading in ("# small_cnn", "## Intended use", "## Data", "## Performance", "## Limitations", "## Training"):
+        assert heading in text
+    assert not re.search(r"\bnan\b|\bNone\b", text)
+
+
+def test_the_card_has_intervals_subgroups_and_the_audit(report: Report) -> None:
+    """A reader of the hub sees the same as a reader of the page."""
+    text = card(record_of(report), report)
+    low, high = report.intervals["auroc"]
+    assert f"| AUROC | {report.metrics['auroc']:.3f} ({low:.3f}–{high:.3f}) |" in text
+    assert "| sex: F | 100 |" in text and "fewer than 10 patients" in text
+    assert "| shortcuts | warning | Size alone tells the classes apart. |" in text
+    assert all(worry in text for worry in report.worries)
 
 
 def test_shares_are_never_rounded_to_all_or_nothing() -> None:
     """999 of 1,000 is not 100%, and 9,999 of 10,000 is not either."""
     from medimg.evaluation.summary import share
 
-    assert [share(value) for value in (1.0, 0.0, 0.9996, 0.99996, 0.5, None)] == [
+    assert [share(value) for value in (1.0, 0.0, 0.9996, 0.99996, 0.5, None, 1 - 1e-7, 1e-9)] == [
         "100.0%",
         "0.0%",
         "99.96%",
         "99.996%",
         "50.0%",
         "not estimable",
+        "over 99.999%",
+        "under 0.001%",
     ]

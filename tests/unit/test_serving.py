@@ -87,6 +87,7 @@ def test_the_answer_is_the_models_own(
     assert answer["threshold"] == pytest.approx(trained.record.thresholds)
     assert answer["digest"] == trained.digest
     assert answer["latency_ms"] > 0
+    assert answer["uncertain"] is own.uncertain
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic right"}])

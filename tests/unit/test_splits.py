@@ -15,7 +15,8 @@ from image_folders import cut, tree
 
 from medimg.data.dataset import Dataset, Sample, Split
 from medimg.data.index import PixelFacts
-from medimg.data.splits import ready_for_training
+from medimg.data.preparation import ready_for_training
+from medimg.data.splits import split
 from medimg.errors import AuditError, DatasetError
 from medimg.progress import Event
 
@@ -216,6 +217,24 @@ def test_a_subset_has_the_classes_shares(counts: list[int], fraction: float, see
         assert abs(found - fraction * count) <= 2
 
 
+@quick
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 30), st.integers(0, 40)), min_size=12, max_size=60))
+def test_groups_that_share_a_picture_are_in_one_split(rows: list[tuple[int, int, int]]) -> None:
+    """However many they are and however they hang together."""
+    dataset = dataset_of([(label, str(group)) for label, group, _ in rows], 2, "binary")
+    pixels = {sample.id: f"picture {picture}" for sample, (_, _, picture) in zip(dataset.samples, rows, strict=True)}
+    try:
+        divided = split(dataset, val=0.2, test=0.2, seed=0, pixels=pixels)
+    except DatasetError:
+        return  # they all hang together
+    assert divided.groups_in_two_splits() == {}
+    where: dict[str, set[object]] = {}
+    for sample in divided.samples:
+        where.setdefault(pixels[sample.id], set()).add(sample.split)
+    assert all(len(splits) == 1 for splits in where.values())
+    assert [sample.id for sample in divided.samples] == [sample.id for sample in dataset.samples]
+
+
 def test_rare_combinations_of_labels_are_in_subsets_as_often_as_others() -> None:
     """Each image has a combination of its own: a tenth is still a tenth."""
     rows = [(tuple(int(bit) for bit in f"{number:08b}"), str(number)) for number in range(256)]
@@ -242,9 +261,10 @@ def readable(dataset: Dataset) -> dict[str, PixelFacts]:
 
 
 def prepared(dataset: Dataset, *allow: str) -> tuple[Dataset, str]:
-    """Returns the dataset that is trained on and its notices."""
-    ready, notices = ready_for_training(dataset, seed=0, allow=allow)
-    return ready, "\n".join(notices)
+    """Returns the dataset that is trained on, and what is told of it: notices, then errors and warnings."""
+    ready = ready_for_training(dataset, seed=0, allow=allow)
+    told = [finding.message for finding in (*ready.audit.errors, *ready.audit.warnings)]
+    return ready.dataset, "\n".join([*ready.notices, *told])
 
 
 def refused(dataset: Dataset, *allow: str) -> AuditError:
@@ -284,7 +304,7 @@ def test_a_tiny_validation_split_is_cut_anew_out_of_train(tmp_path: Path) -> Non
     ) in notices
     kept, notices = prepared(dataset, "tiny-validation")
     assert kept == dataset
-    assert "small validation split (8 of 'a', 8 of 'b'): thresholds are uncertain" in notices
+    assert "validation has only 8 of 'a', 8 of 'b', and 10 of each class are needed. Add images (allowed)" in notices
 
 
 def test_a_missing_validation_split_is_cut_out_of_train(tmp_path: Path) -> None:
@@ -309,12 +329,12 @@ def test_too_few_images_to_validate_are_refused(tmp_path: Path) -> None:
     error = refused(folder(tmp_path / "x", a=12, b=40))
     assert error.check == "tiny-validation"
     assert str(error) == (
-        "too few images to choose a threshold on: a validation split of 30% of them has only 3 of 'a', and 10 of each "
-        "class are needed. Add images\nIf you mean it: backend.train(…, allow=['tiny-validation'])"
+        "too few images to choose a threshold on: validation has only 3 of 'a', and 10 of each class are needed. Add "
+        "images\nIf you mean it: backend.train(…, allow=['tiny-validation'])"
     )
     ready, notices = prepared(folder(tmp_path / "x", a=12, b=40), "tiny-validation")
     assert ready.splits["val"] > 0
-    assert "small validation split (" in notices
+    assert "validation has only 2 of 'a', 6 of 'b', and 10 of each class are needed. Add images (allowed)" in notices
 
 
 def test_a_patient_in_two_splits_stops_training(tmp_path: Path) -> None:
@@ -324,13 +344,16 @@ def test_a_patient_in_two_splits_stops_training(tmp_path: Path) -> None:
     error = refused(dataset)
     assert error.check == "group-leakage"
     assert str(error) == (
-        "12 groups (patients) in more than one split, such as 'p0' in train and val and test: the score would be too "
-        "good. Divide anew by group: dataset = dataset.split()\n"
+        "12 groups (patients) in more than one split: the score would be too good. Divide anew by group: dataset = "
+        "dataset.split():\n"
+        + "".join(f"  'p{number}' in train and val and test\n" for number in (0, 1, 10, 11, 2, 3, 4, 5, 6, 7))
+        + "  and 2 more: dataset.audit().examples\n"
         "If you mean it: backend.train(…, allow=['group-leakage'])"
     )
     ready, notices = prepared(dataset, "group-leakage")
     assert ready == dataset
-    assert "12 groups (patients) in more than one split, which was allowed: the score is too good" in notices
+    assert "12 groups (patients) in more than one split: the score would be too good." in notices
+    assert "dataset = dataset.split() (allowed)" in notices
     assert "p0" not in notices
     assert prepared(dataset.split(0.2, 0.2), "tiny-validation")[0].groups_in_two_splits() == {}
 
@@ -370,8 +393,8 @@ def test_labels_may_be_absent_from_small_splits() -> None:
     """A rare label cannot be in all; it is said and no error."""
     rows = [((int(number % 2), int(number == 0)), str(number)) for number in range(200)]
     dataset = dataset_of(rows, 2, "multilabel")
-    _, notices = ready_for_training(dataset, allow=(), facts=readable(dataset))
-    assert "val has no image of 'class 1'" in notices
+    audit = ready_for_training(dataset, allow=(), facts=readable(dataset)).audit
+    assert any("val has no image of 'class 1'" in finding.message for finding in audit.warnings)
 
 
 # -- images that cannot be read --------------------------------------------------------------------------------------
@@ -382,15 +405,17 @@ def test_a_few_broken_images_are_left_out_and_named_to_the_user_alone(tmp_path: 
     dataset = folder(tmp_path / "x", a=100, b=100)
     cut(tmp_path / "x/a/p7.png")
     events: list[Event] = []
-    ready, notices = ready_for_training(dataset, seed=0, allow=(), report=events.append)
-    assert len(ready) == 199
+    ready = ready_for_training(dataset, seed=0, allow=(), report=events.append)
+    assert len(ready.dataset) == 199
     told = [event.message for event in events if event.kind == "warning"]
-    assert told == [
-        "1 of 200 images cannot be read (0.5%):\n"
+    assert (
+        "1 of 200 images cannot be read (0.5%): 1 truncated:\n"
         f"  {tmp_path}/x/a/p7.png: ends before its pixels do. Copy or download it again [truncated]"
-    ]  # fmt: skip
-    assert "1 of 200 images cannot be read (0.5%) and were left out: 1 truncated" in notices
-    assert "p7" not in "".join(notices)
+    ) in told
+    assert ready.notices[0] == "1 image that cannot be read left out"
+    travels = "".join([*ready.notices, *(finding.message for finding in ready.audit.findings)])
+    assert "1 of 200 images cannot be read (0.5%): 1 truncated" in travels
+    assert "p7" not in travels
 
 
 def test_more_than_one_in_a_hundred_broken_images_stop_training(tmp_path: Path) -> None:
@@ -401,7 +426,7 @@ def test_more_than_one_in_a_hundred_broken_images_stop_training(tmp_path: Path) 
     error = refused(dataset)
     assert error.check == "rejected-images"
     assert str(error) == (
-        "3 of 200 images cannot be read (1.5%):\n"
+        "3 of 200 images cannot be read (1.5%): 3 truncated:\n"
         f"  {tmp_path}/x/a/p0.png: ends before its pixels do. Copy or download it again [truncated]\n"
         f"  {tmp_path}/x/a/p1.png: ends before its pixels do. Copy or download it again [truncated]\n"
         f"  {tmp_path}/x/a/p2.png: ends before its pixels do. Copy or download it again [truncated]\n"
@@ -422,4 +447,4 @@ def test_a_dataset_of_broken_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="none of 20 images can be read") as caught:
         ready_for_training(dataset, seed=0, allow=("rejected-images",))
     assert str(caught.value).count(" has no bytes. Copy or download it again [empty]\n") == 10
-    assert str(caught.value).endswith("\n  and 10 more: dataset.rejected()")
+    assert str(caught.value).endswith("\n  and 10 more: dataset.audit().examples")

@@ -33,7 +33,7 @@ _REJECTED = 0.01  # the share of unreadable images up to which a training goes o
 _SENDING, _WAITING, _TRAINING, _AFTER = "sending", "waiting", "training", "evaluating and saving"
 GROUPS = (_SENDING, _WAITING, _TRAINING, _AFTER)
 _GROUP_OF = {
-    **dict.fromkeys(("reading", "packing", "bundling", "uploading", "emptying"), _SENDING),
+    **dict.fromkeys(("reading", "auditing", "packing", "bundling", "uploading", "emptying"), _SENDING),
     **dict.fromkeys(("queueing", "provisioning", "preparing", "downloading", "interrupted"), _WAITING),
     **dict.fromkeys(("exporting", "evaluating", "saving"), _AFTER),
 }

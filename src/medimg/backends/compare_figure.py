@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from medimg.backends.rates import money
-from medimg.evaluation.plot import COLOURS, INK, MUTED, Plot, style, title
+from medimg.evaluation.drawing import COLOURS, INK, MUTED
+from medimg.evaluation.plot import Plot, style, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 from medimg import models
 from medimg.backends.identity import base_name, code_digest, file_input, model_input
-from medimg.config import JobSpec, Resources, TrainConfig
+from medimg.config import Finding, JobSpec, Resources, TrainConfig
 from medimg.data.labels import amount
 from medimg.data.pack import Pack, build
-from medimg.data.splits import ready_for_training
+from medimg.data.preparation import ready_for_training
 from medimg.errors import DatasetError
 from medimg.home import Use
 from medimg.models.weights import resolve
@@ -26,7 +26,9 @@ __all__ = ["Submission", "prepare_prediction", "prepare_training"]
 
 
 # What a job's name does not depend on: how it is run, what was said about its data, and whose ids its manifest holds.
-_UNNAMED = {"base", "attempt", "checkpoints", "resources", "notices", "samples", "timings", "workload"}
+_UNNAMED = {
+    "base", "attempt", "checkpoints", "resources", "notices", "audit", "allow", "samples", "timings", "workload",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,12 @@ def prepare_training(
         # A user's path stays here: the job is told the content's name.
         config = config.model_copy(update={"weights": inputs["weights"].path.name})
     facts = dataset.index(report)
-    dataset, notices = ready_for_training(dataset, allow=allow, facts=facts, report=report)
-    for notice in notices:
-        report(Event("warning", message=notice))
-    pack = build(dataset, config.image_size, facts=facts, report=report)
-    return _submission("train", name, pack, inputs, resources, config=config, notices=notices)
+    ready = ready_for_training(dataset, allow=allow, facts=facts, report=report)
+    pack = build(ready.dataset, config.image_size, facts=facts, report=report)
+    return _submission(
+        "train", name, pack, inputs, resources, config=config, notices=ready.notices, audit=ready.audit.findings,
+        allow=tuple(sorted(allow)),
+    )  # fmt: skip
 
 
 def prepare_prediction(
@@ -110,6 +113,8 @@ def _submission(
     config: TrainConfig | None = None,
     split: Split | None = None,
     notices: tuple[str, ...] = (),
+    audit: tuple[Finding, ...] = (),
+    allow: tuple[str, ...] = (),
 ) -> Submission:
     workload: dict[str, str | int] = {}
     if config is not None:
@@ -120,7 +125,8 @@ def _submission(
     draft = JobSpec(
         kind=kind, base=name, checkpoints=name, config=config, resources=resources, data=pack.fingerprint,
         pack=pack.path.name, samples=pack.manifest, inputs={role: use.path.name for role, use in inputs.items()},
-        split=split, code=code_digest(), notices=notices, workload=workload,
+        split=split, code=code_digest(), notices=notices, audit=audit, allow=allow,
+        workload=workload,
     )  # fmt: skip
     # A table of predictions is keyed by sample id: the same pixels under other names are another table.
     unnamed = _UNNAMED - {"samples"} if kind == "predict" else _UNNAMED

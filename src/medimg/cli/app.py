@@ -52,7 +52,7 @@ def _medimg(
 
 
 # In the order of a project's life, which is how help lists them. Each module is light: the libraries load in the calls.
-for _name in ("training", "serving", "inventory", "cost", "compare", "aws", "azure", "demo"):
+for _name in ("audit", "training", "serving", "inventory", "cost", "compare", "comparison", "aws", "azure", "demo"):
     importlib.import_module(f"medimg.cli.{_name}").add_to(app)
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "Group",
     "GroupColumn",
     "Instance",
+    "KeptColumns",
     "LabelColumns",
     "MaxHours",
     "PathColumn",
@@ -85,6 +86,15 @@ GroupColumn = Annotated[
 ]
 SplitColumn = Annotated[
     str | None, typer.Option(metavar="COLUMN", rich_help_panel=_TABLE, help="Of the table: train, val or test.")
+]
+KeptColumns = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="COLUMN[,COLUMN]",
+        rich_help_panel=_TABLE,
+        help="Of the table: what to report by, such as sex,age. Leaves the machine with the images.",
+    ),
 ]
 Instance = Annotated[
     str | None,
@@ -151,6 +161,7 @@ def read_dataset(
     separator: str | None,
     group_column: str | None,
     split_column: str | None,
+    kept: str | None = None,
 ) -> Dataset:
     """Returns the dataset that the options describe.
 
@@ -166,6 +177,7 @@ def read_dataset(
             "--separator": separator,
             "--group-column": group_column,
             "--split-column": split_column,
+            "--columns": kept,
         }
         if given := [name for name, value in of_tables.items() if value is not None]:
             raise typer.BadParameter(f"{', '.join(given)}: these name columns of a table. Add --csv FILE")
@@ -183,6 +195,7 @@ def read_dataset(
         group=group_column,
         separator=separator,
         split=split_column,
+        columns=[] if kept is None else [column.strip() for column in kept.split(",")],
         positive=positive,
     )
 

@@ -135,10 +135,12 @@ def _show(answers: list[tuple[Path, Prediction | ImageRejected]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("image", "label", "probabilities")
+    table = Table("image", "label", "", "probabilities")
     for image, answer in answers:
         if isinstance(answer, ImageRejected):
-            table.add_row(Text(str(image)), Text("rejected", style="red"), Text(f"{answer.message} [{answer.code}]"))
+            why = Text(f"{answer.message} [{answer.code}]")
+            table.add_row(Text(str(image)), Text("rejected", style="red"), "", why)
         else:
-            table.add_row(Text(str(image)), Text(answer.label, style="bold"), Text(probabilities(answer)))
+            doubt = Text("uncertain", style="yellow") if answer.uncertain else ""
+            table.add_row(Text(str(image)), Text(answer.label, style="bold"), doubt, Text(probabilities(answer)))
     options.console().print(table)

@@ -17,6 +17,7 @@ from medimg.cli.options import (
     Group,
     GroupColumn,
     Instance,
+    KeptColumns,
     LabelColumns,
     MaxHours,
     PathColumn,
@@ -51,6 +52,7 @@ def train(
     separator: Separator = None,
     group_column: GroupColumn = None,
     split_column: SplitColumn = None,
+    columns: KeptColumns = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -100,8 +102,17 @@ def train(
         str | None,
         typer.Option(
             rich_help_panel=_TRAINING,
-            metavar="youden|NUMBER",
-            help="How validation sets the threshold (default: youden).",
+            metavar="youden|NUMBER|AIM",
+            help="How validation sets the threshold: sensitivity=0.95, specificity=0.9, miss=10,false_alarm=1, a fixed "
+            "probability, or youden (default).",
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_TRAINING,
+            metavar="platt|temperature|none",
+            help="What makes probabilities mean frequencies, from validation (default: platt).",
         ),
     ] = None,
     seed: Annotated[
@@ -130,15 +141,15 @@ def train(
             "fine_tune_epochs": fine_tune_epochs,
             "batch_size": batch_size,
             "learning_rate": learning_rate,
-            "threshold": None if threshold is None else _number_or_text(threshold),
+            "threshold": None if threshold is None else _threshold(threshold),
             "seed": seed,
         },
-        {"weights": weights, "early_stopping": early_stopping},
+        {"weights": weights, "early_stopping": early_stopping, "calibration": calibration},
         option or [],
     )
     dataset = options.read_dataset(
         folder, group=group, positive=positive, csv=csv, path=path, labels=labels, separator=separator,
-        group_column=group_column, split_column=split_column,
+        group_column=group_column, split_column=split_column, kept=columns,
     )  # fmt: skip
     typer.echo(dataset.summary())
     target = options.open_backend(backend)
@@ -205,6 +216,13 @@ def _option(text: str) -> tuple[str, Any]:
         return name.strip(), value
 
 
+def _threshold(text: str) -> float | str | dict[str, float | str]:
+    if "=" not in text:
+        return _number_or_text(text)
+    parts = (part.partition("=") for part in text.split(","))
+    return {name.strip(): _number_or_text(value) for name, _, value in parts}
+
+
 def _number_or_text(text: str) -> float | str:
     try:
         return float(text)
@@ -225,12 +243,13 @@ def evaluate(
     separator: Separator = None,
     group_column: GroupColumn = None,
     split_column: SplitColumn = None,
+    columns: KeptColumns = None,
     backend: BackendName = "local",
 ) -> None:
     """Score a model on a split of a folder of images, at its frozen thresholds."""
     dataset = options.read_dataset(
         folder, group=group, positive=positive, csv=csv, path=path, labels=labels, separator=separator,
-        group_column=group_column, split_column=split_column,
+        group_column=group_column, split_column=split_column, kept=columns,
     )  # fmt: skip
     report = options.find_model(options.open_backend(backend), model).evaluate(dataset, split=split)
     typer.echo(repr(report))

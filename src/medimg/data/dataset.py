@@ -18,6 +18,7 @@ from medimg.progress import Display, Report, silent
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from medimg.data.audit.report import AuditReport
     from medimg.data.index import PixelFacts
 
 __all__ = ["Dataset", "Sample", "Split"]
@@ -233,6 +234,19 @@ class Dataset:
         """Returns the images that cannot be read, by id, each with its reason."""
         facts = self.index(report)
         return {id: fact.rejection for id, fact in facts.items() if fact.rejection is not None}
+
+    def audit(self) -> AuditReport:
+        """Returns what is wrong with the images, labels and splits, as training would have them.
+
+        Training runs it too: its errors stop a job unless `allow` names them. It names files: it is for you.
+
+        Raises:
+            DatasetError: Nothing to train on.
+        """
+        from medimg.data.preparation import audited
+
+        with Display(self.name) as display:
+            return audited(self, self.index(display), report=display)
 
     def without(self, ids: Iterable[str]) -> Dataset:
         """Returns the dataset without some images."""

@@ -24,6 +24,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -50,8 +51,10 @@ __all__ = [
     "REJECTIONS",
     "ImageLike",
     "Pixels",
+    "Stored",
     "as_mode",
     "decode",
+    "inspect",
     "read",
     "resize",
     "to_pixels",
@@ -115,6 +118,21 @@ _host_takes_truncated = False
 _silence = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How a file holds its pixels, before `decode` makes them one kind.
+
+    Attributes:
+        mode: Pillow's name: "L" is grey, "RGB" colour, "P" a palette, "I;16" wide grey.
+        bits: Of one channel: 1, 8, 12 or 16.
+        orientation: EXIF's 1 to 8, which `decode` applies; 1 where nothing is said, 0 where what is said means nothing.
+    """
+
+    mode: str
+    bits: int
+    orientation: int
+
+
 def decode(data: bytes, *, name: str) -> Pixels:
     """Returns the pixels of an encoded image: JPEG, PNG, GIF, TIFF, BMP, WebP or PNM.
 
@@ -131,6 +149,11 @@ def decode(data: bytes, *, name: str) -> Pixels:
     Raises:
         ImageRejected: With a code of `REJECTIONS`. Nothing else is raised, and no warning is given.
     """
+    return inspect(data, name=name)[0]
+
+
+def inspect(data: bytes, *, name: str) -> tuple[Pixels, Stored]:
+    """Returns what `decode` does, and how the file holds it; raises as `decode` does."""
     if not data:
         raise ImageRejected("empty", name, "has no bytes. Copy or download it again")
     stream = io.BytesIO(data)
@@ -145,7 +168,10 @@ def decode(data: bytes, *, name: str) -> Pixels:
                     name,
                     "has several frames or pages. Save the one that the label means by itself",
                 )
-            return _pixels(image, name)
+            mode, bits = image.mode, _bits(image, data)
+            pixels = _pixels(image, name)
+            # Not before the pixels: Pillow loads a PNG to find its EXIF, and would hide that it is corrupt.
+            return pixels, Stored(mode, bits, _orientation(image))
     except ImageRejected:
         raise
     except Exception as error:
@@ -331,7 +357,16 @@ def _orientation(image: Image.Image) -> int:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # broken metadata is no reason to lose an image, and Pillow fails on it in many ways
         return 1
-    return value if isinstance(value, int) else 1
+    # Cameras that do not know write 0, which EXIF does not define.
+    return (value if 0 < value <= 8 else 0 if value else 1) if isinstance(value, int) else 0
+
+
+def _bits(image: Image.Image, data: bytes) -> int:
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        return data[24]  # of the first chunk: Pillow narrows 16-bit colour as it opens it
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(_BITS, (1,))))
+    return 1 if image.mode == "1" else 16 if image.mode.startswith("I") else 8
 
 
 def _over_black(image: Image.Image) -> Image.Image:

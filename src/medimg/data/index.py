@@ -1,4 +1,4 @@
-"""What is known of every image's pixels: their hash, size and channels, or why it cannot be read.
+"""What is known of every image's pixels: their hash, size, kind and looks, or why it cannot be read.
 
 Reading is the slow part, so what could be read is kept in a small database under the home folder, by path, size and
 time of the last change.
@@ -7,17 +7,21 @@ time of the last change.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from medimg.data.decode import Pixels, decode, read
+import numpy as np
+from PIL import Image
+
+from medimg.data.decode import Pixels, as_mode, inspect, read
 from medimg.errors import ImageRejected
 from medimg.home import cores, home, make_folder
 from medimg.progress import Event, Report
@@ -25,23 +29,67 @@ from medimg.progress import Event, Report
 if TYPE_CHECKING:
     from medimg.data.dataset import Sample
 
-__all__ = ["PixelFacts", "digest", "in_parallel", "pixel_facts"]
+__all__ = ["THUMBNAIL", "Appearance", "PixelFacts", "appearance", "digest", "in_parallel", "pixel_facts"]
 
-DECODER = 1  # raised when decode() gives other pixels for the same bytes: old rows are then not believed
+# Raised when decode() gives other pixels for the same bytes, or rows hold other facts: old rows are then not believed.
+DECODER = 2
+DETAIL = 128  # side in pixels at which directions of detail are compared
+THUMBNAIL = 32  # side in pixels: enough to know a picture again, too little to read it
+BORDER = 0.05  # of each side: where markers, collimators and padding are, and findings are not
 EVERY = 1.0  # seconds between two reports; rows are written then too, so a crash loses no more than that
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pixels (
-    path BLOB PRIMARY KEY, size INTEGER, mtime INTEGER, digest TEXT, height INTEGER, width INTEGER, channels INTEGER
+    path BLOB PRIMARY KEY, size INTEGER, mtime INTEGER, digest TEXT, height INTEGER, width INTEGER, channels INTEGER,
+    mode TEXT, bits INTEGER, orientation INTEGER, mean REAL, std REAL, low REAL, high REAL, border_mean REAL,
+    border_std REAL, stretch REAL, thumbnail BLOB
 )
 """
-_FIND = "SELECT digest, height, width, channels FROM pixels WHERE path = ? AND size = ? AND mtime = ?"
+_FIND = """
+SELECT digest, height, width, channels, mode, bits, orientation, mean, std, low, high, border_mean, border_std,
+    stretch, thumbnail FROM pixels WHERE path = ? AND size = ? AND mtime = ?
+"""
 _KEEP = """
-INSERT OR REPLACE INTO pixels (path, size, mtime, digest, height, width, channels) VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT OR REPLACE INTO pixels (
+    path, size, mtime, digest, height, width, channels, mode, bits, orientation, mean, std, low, high, border_mean,
+    border_std, stretch, thumbnail
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Key = tuple[bytes, int, int]  # path, as the system's bytes since it may be no Unicode; size; mtime in ns
+
+
+@dataclass(frozen=True, slots=True)
+class Appearance:
+    """How an image is stored and how it looks, as far as the audit asks. Brightness is of the grey picture, 0 to 255.
+
+    Attributes:
+        mode: Pillow's name of how the file holds the pixels, such as "L" or "RGB".
+        bits: Of one channel in the file.
+        orientation: EXIF's 1 to 8, applied; 0 where what the file says has no meaning.
+        mean: Mean brightness.
+        std: Standard deviation of brightness.
+        low: Brightness that 1% of the pixels do not exceed.
+        high: Brightness that 99% of the pixels do not exceed.
+        border_mean: Mean of the outer 5% on each side.
+        border_std: Standard deviation there.
+        stretch: How much narrower than tall its details are: 0 where they are alike in both directions. It tells the
+            shape that a picture had before it was squashed to a square.
+        thumbnail: The whole picture in grey at 32 × 32 pixels: 1,024 bytes, row by row.
+    """
+
+    mode: str
+    bits: int
+    orientation: int
+    mean: float
+    std: float
+    low: float
+    high: float
+    border_mean: float
+    border_std: float
+    stretch: float
+    thumbnail: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +102,7 @@ class PixelFacts:
         width: Columns.
         channels: 1 for grey, also where it is stored as colour; 3 for colour; 0 where it cannot be read.
         rejection: Why it cannot be read, or None.
+        appearance: What the audit asks; None where it cannot be read.
     """
 
     digest: str
@@ -61,6 +110,7 @@ class PixelFacts:
     width: int
     channels: int
     rejection: ImageRejected | None = None
+    appearance: Appearance | None = None
 
 
 def pixel_facts(samples: Sequence[Sample], report: Report) -> Mapping[str, PixelFacts]:
@@ -84,6 +134,53 @@ def digest(pixels: Pixels) -> str:
     found = hashlib.sha256(f"{pixels.shape}".encode())
     found.update(pixels.data if pixels.flags.c_contiguous else pixels.tobytes())
     return found.hexdigest()
+
+
+def appearance(pixels: Pixels, *, mode: str, bits: int, orientation: int) -> Appearance:
+    """Returns how an image looks.
+
+    Args:
+        pixels: uint8, (height, width) or (height, width, 3).
+        mode: As in `Appearance`.
+        bits: As in `Appearance`.
+        orientation: As in `Appearance`.
+    """
+    grey = as_mode(pixels, 1)[..., 0]
+    picture = Image.fromarray(grey)
+    counts = np.array(picture.histogram(), np.float64)
+    levels = np.arange(256.0)
+    mean = float(counts @ levels / grey.size)
+    std = float(np.sqrt(counts @ (levels - mean) ** 2 / grey.size))
+    low, high = np.searchsorted(np.cumsum(counts), [0.01 * grey.size, 0.99 * grey.size])
+    rows, columns = (max(1, round(BORDER * side)) for side in grey.shape)
+    inner = grey[rows:-rows]
+    border = np.concatenate(
+        [part.ravel() for part in (grey[:rows], grey[-rows:], inner[:, :columns], inner[:, -columns:])]
+    )
+    thumbnail = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
+    return Appearance(
+        mode,
+        bits,
+        orientation,
+        mean,
+        std,
+        float(low),
+        float(high),
+        float(border.mean()),
+        float(border.std()),
+        _stretch(picture),
+        thumbnail,
+    )
+
+
+def _stretch(picture: Image.Image) -> float:
+    """Returns the logarithm of the root mean square of horizontal differences over that of vertical ones.
+
+    At one size for all, since detail depends on it; 1 is added to both, so that a blank picture has 0.
+    """
+    square = np.asarray(picture.resize((DETAIL, DETAIL), Image.Resampling.BOX), np.float32)
+    across, down = (float((np.diff(square, axis=axis) ** 2).mean()) for axis in (1, 0))
+    return 0.5 * math.log((across + 1) / (down + 1))
 
 
 def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
@@ -119,7 +216,8 @@ def _find(
         if row is None:
             todo.append((sample, key))
         else:
-            facts[sample.id] = PixelFacts(*row)
+            hashed, height, width, channels, *looks = row
+            facts[sample.id] = PixelFacts(hashed, height, width, channels, appearance=Appearance(*looks))
     database.rollback()
     return facts, todo
 
@@ -142,8 +240,8 @@ def _read_all(
         for number, ((sample, key), fact) in enumerate(zip(todo, results, strict=True), start=1):
             facts[sample.id] = fact
             # A rejection is not kept: it may lie in permissions or memory, and the file is to be mended.
-            if key is not None and fact.rejection is None:
-                rows.append((*key, fact.digest, fact.height, fact.width, fact.channels))
+            if key is not None and fact.appearance is not None:
+                rows.append((*key, fact.digest, fact.height, fact.width, fact.channels, *astuple(fact.appearance)))
             if time.monotonic() - last >= EVERY or number == len(todo):
                 with database:
                     database.executemany(_KEEP, rows)
@@ -155,7 +253,9 @@ def _read_all(
 
 def _read(path: Path) -> PixelFacts:
     try:
-        pixels = decode(read(path), name=str(path))
+        pixels, stored = inspect(read(path), name=str(path))
     except ImageRejected as rejection:
         return PixelFacts("", 0, 0, 0, rejection)
-    return PixelFacts(digest(pixels), pixels.shape[0], pixels.shape[1], 1 if pixels.ndim == 2 else 3)
+    looks = appearance(pixels, mode=stored.mode, bits=stored.bits, orientation=stored.orientation)
+    channels = 1 if pixels.ndim == 2 else 3
+    return PixelFacts(digest(pixels), pixels.shape[0], pixels.shape[1], channels, appearance=looks)

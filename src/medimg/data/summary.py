@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 import warnings
 from collections import Counter
@@ -11,10 +10,9 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from medimg.data.decode import decode, read
+from medimg.data.audit.classes import lacking, scarce
 from medimg.data.labels import amount, listing
-from medimg.data.splits import absent, scarce
-from medimg.errors import DatasetError, ImageRejected
+from medimg.errors import DatasetError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +48,7 @@ def _sizes(dataset: Dataset) -> str:
 
 
 def _warnings(dataset: Dataset) -> list[str]:
-    found = [*dataset.notices, *absent(dataset)]
+    found = [*dataset.notices, *lacking(dataset)]
     leaking = dataset.groups_in_two_splits()
     if leaking:
         found.append(f"{amount(len(leaking), 'group')} in more than one split: {listing(leaking, most=3)}")
@@ -123,17 +121,7 @@ def html(dataset: Dataset) -> str:
 
 def figure(dataset: Dataset, *, count: int, split: str | None, seed: int) -> Figure:
     """Returns a figure with `count` random images of each class, one row a class."""
-    from matplotlib.figure import Figure
-
-    class Sheet(Figure):
-        """A figure that notebooks show without pyplot."""
-
-        def _repr_png_(self) -> bytes:
-            stream = io.BytesIO()
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a class name in a script without a font
-                self.savefig(stream, format="png")
-            return stream.getvalue()
+    from medimg.data.sheet import Sheet, picture
 
     pool = dataset.samples if split is None else dataset.of(split)
     if not dataset.samples:
@@ -154,9 +142,5 @@ def figure(dataset: Dataset, *, count: int, split: str | None, seed: int) -> Fig
         for column, axis in enumerate(axes[row]):
             axis.set_axis_off()
             if column < len(shown):
-                sample = shown[column]
-                try:
-                    axis.imshow(decode(read(sample.path), name=sample.path.name), cmap="gray", vmin=0, vmax=255)
-                except ImageRejected as rejection:
-                    axis.text(0.5, 0.5, rejection.code, ha="center", va="center")
+                picture(axis, shown[column])
     return sheet

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from medimg.config import Task
+from medimg.evaluation.calibration import brier
+from medimg.evaluation.intervals import Interval, numbered
+from medimg.evaluation.metric_intervals import accuracy_interval, average_intervals, target_intervals, why_none
+from medimg.evaluation.resampling import Resamples, kappa, matthews, resample
+from medimg.evaluation.target import Target
 from medimg.evaluation.thresholds import FEWEST_TO_ESTIMATE
 from medimg.inference.predictions import Predictions
 
@@ -17,6 +23,7 @@ __all__ = ["ClassMetrics", "Metrics", "measure"]
 
 # Two runtimes differ by about 1e-6; a spread below that carries no information.
 _NO_SPREAD = 1e-6
+_AVERAGES = ("auroc", "auprc", "sensitivity", "specificity", "balanced_accuracy", "mcc", "brier", "ece")
 
 
 class ClassMetrics(BaseModel):
@@ -37,7 +44,19 @@ class ClassMetrics(BaseModel):
         auprc: Average precision; its value by chance is the prevalence.
         sensitivity: Share of images of the class that were found.
         specificity: Share of the other images that were cleared.
-        reason: Why some figures are None, or None.
+        reason: Why there are too few images for some figures, or None.
+        ppv: Positive predictive value: share of the images called positive that are; at the prevalence of these images.
+        npv: Negative predictive value: share of the images cleared that are negative; at the same prevalence.
+        lr_positive: Positive likelihood ratio: sensitivity / (1 - specificity).
+        lr_negative: Negative likelihood ratio: (1 - sensitivity) / specificity.
+        balanced_accuracy: Mean of sensitivity and specificity.
+        mcc: Matthews correlation, from -1 to 1; 0 is chance.
+        brier: Mean squared distance of the probability from the truth, from 0 (perfect) to 1.
+        calibration_slope: 1 is right; under 1 the probabilities are too extreme.
+        calibration_intercept: In log-odds, with the slope held at 1: 0 is right; under 0 they are too high.
+        ece: Expected calibration error, in ten bins of equal mass.
+        intervals: Figure to its 95% interval, where one can be estimated.
+        reasons: Figure to why it, or its interval, is missing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -55,6 +74,18 @@ class ClassMetrics(BaseModel):
     sensitivity: float | None
     specificity: float | None
     reason: str | None
+    ppv: float | None = None
+    npv: float | None = None
+    lr_positive: float | None = None
+    lr_negative: float | None = None
+    balanced_accuracy: float | None = None
+    mcc: float | None = None
+    brier: float | None = None
+    calibration_slope: float | None = None
+    calibration_intercept: float | None = None
+    ece: float | None = None
+    intervals: dict[str, Interval] = Field(default_factory=dict)
+    reasons: dict[str, str] = Field(default_factory=dict)
 
     @property
     def positives(self) -> int:
@@ -70,8 +101,8 @@ class ClassMetrics(BaseModel):
 class Metrics(BaseModel):
     """The figures of one split.
 
-    For multiclass and multilabel tasks `auroc`, `auprc`, `sensitivity` and `specificity` are macro averages: the plain
-    mean over the classes that can be estimated. A figure that cannot be estimated is None.
+    For multiclass and multilabel tasks `auroc`, `auprc`, `sensitivity`, `specificity` and `ece` are macro averages: the
+    plain mean over the classes that can be estimated. A figure that cannot be estimated is None.
 
     Attributes:
         task: "binary", "multiclass" or "multilabel".
@@ -92,6 +123,12 @@ class Metrics(BaseModel):
         per_class: One entry a target: the positive class (binary), or every class.
         confusion: True class to decided class to images. Multilabel: label to the four counts.
         notices: What a reader should know about these figures.
+        mcc: Matthews correlation: of all classes together (multiclass), or the mean over labels (multilabel).
+        kappa: Cohen's kappa with quadratic weights; None unless the classes were said to be in order.
+        brier: Multiclass: the squares summed over classes, 0 to 2. Multilabel: the mean over labels.
+        ece: Expected calibration error, in ten bins of equal mass.
+        intervals: Figure to its 95% interval, where one can be estimated.
+        interval_method: How the intervals were made, in a sentence; None without.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -113,113 +150,220 @@ class Metrics(BaseModel):
     per_class: tuple[ClassMetrics, ...]
     confusion: dict[str, dict[str, int]]
     notices: tuple[str, ...]
+    mcc: float | None = None
+    kappa: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    intervals: dict[str, Interval] = Field(default_factory=dict)
+    interval_method: str | None = None
 
     def summary(self) -> dict[str, float]:
         """Returns the headline figures that could be estimated, name to value: what goes to a tracking server."""
-        names = ("auroc", "auprc", "accuracy", "baseline_accuracy", "balanced_accuracy", "sensitivity", "specificity")
+        names = (
+            "auroc", "auprc", "accuracy", "baseline_accuracy", "balanced_accuracy", "sensitivity", "specificity", "mcc",
+            "kappa", "brier", "ece",
+        )  # fmt: skip
         values = {name: getattr(self, name) for name in names}
         if self.task == "binary":
             values["prevalence"] = self.per_class[0].prevalence
         return {name: value for name, value in values.items() if value is not None}
 
 
-def measure(predictions: Predictions, thresholds: Mapping[str, float]) -> Metrics:
+def measure(
+    predictions: Predictions,
+    thresholds: Mapping[str, float],
+    *,
+    ordinal: bool = False,
+    resamples: int = 0,
+    seed: int = 0,
+) -> Metrics:
     """Returns the figures of labelled predictions at frozen thresholds.
 
     Args:
         predictions: With labels.
         thresholds: Class to threshold: `Thresholds.values`; empty for a multiclass task.
+        ordinal: Whether the classes of a multiclass task are in order, from least to most: gives kappa.
+        resamples: Of the patients, for the intervals: 2,000 is usual. 0: no intervals.
+        seed: Of the resamples.
 
     Raises:
         DatasetError: There are no labels, or a target has no threshold.
     """
-    truth, decided = predictions.truth, predictions.decide(thresholds)
-    known = ~np.isnan(truth)
+    table = _Table.of(predictions, thresholds)
     fewest = FEWEST_TO_ESTIMATE if predictions.task == "multilabel" else 1
-    per_class = tuple(
-        _measure_class(
-            name,
-            truth[known[:, column], column] == 1,
-            predictions.scores[known[:, column], column],
-            decided[known[:, column], column],
-            unknown=int((~known[:, column]).sum()),
-            threshold=thresholds.get(name),
+    targets = [
+        Target.of(
+            table.truth[known, column] == 1,
+            table.scores[known, column],
+            table.decided[known, column],
+            table.patients[known],
             fewest=fewest,
         )
-        for column, name in enumerate(predictions.targets)
+        for column, known in enumerate(table.known.T)
+    ]
+    drawn = None
+    if resamples:
+        drawn = resample(
+            table.truth,
+            table.scores,
+            table.decided,
+            table.patients,
+            multiclass=predictions.task == "multiclass",
+            resamples=resamples,
+            seed=seed,
+        )
+    per_class = tuple(
+        _class_metrics(
+            name,
+            target,
+            unknown=len(predictions) - len(target.truth),
+            threshold=thresholds.get(name),
+            resamples=None if drawn is None else {name: values[column] for name, values in drawn.targets.items()},
+        )
+        for column, (name, target) in enumerate(zip(predictions.targets, targets, strict=True))
     )
-    confusion = _confusion(predictions, decided, per_class)
+    decided = predictions.decide(thresholds)
+    metrics = _together(predictions, _confusion(predictions, decided, per_class), per_class)
+    if predictions.task == "multiclass":
+        metrics = metrics.model_copy(update=_of_all_classes(metrics, table, ordinal=ordinal))
+    update: dict[str, object] = {"notices": tuple(_notices(predictions, decided, metrics))}
+    if drawn is not None:
+        update["intervals"] = _intervals(metrics, table, targets, drawn)
+        update["interval_method"] = _method(predictions, resamples, table.count)
+    return metrics.model_copy(update=update)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The samples by id, so that the order of the rows cannot matter, not even to the last digit."""
+
+    truth: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
+    decided: npt.NDArray[np.bool_]
+    patients: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, predictions: Predictions, thresholds: Mapping[str, float]) -> _Table:
+        order = np.argsort(np.array(predictions.ids), kind="stable")
+        return cls(
+            predictions.truth[order],
+            predictions.scores[order],
+            predictions.decide(thresholds)[order],
+            numbered(predictions.groups, predictions.ids)[order],
+        )
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        return ~np.isnan(self.truth)
+
+    @property
+    def count(self) -> int:
+        """Patients."""
+        return int(self.patients.max()) + 1
+
+
+def _class_metrics(
+    name: str,
+    target: Target,
+    *,
+    unknown: int,
+    threshold: float | None,
+    resamples: Mapping[str, npt.NDArray[np.float64]] | None,
+) -> ClassMetrics:
+    reasons = dict(target.reasons)
+    intervals: dict[str, Interval] = {}
+    if resamples is not None:
+        intervals = target_intervals(target, resamples)
+        rarer = min(target.positive_patients, target.negative_patients)
+        for figure, value in target.values.items():
+            if value is not None and figure not in intervals:
+                reasons[figure] = why_none(figure, value, rarer)
+    return ClassMetrics(
+        name=name,
+        true_positives=target.count(True, True),
+        false_negatives=target.count(True, False),
+        false_positives=target.count(False, True),
+        true_negatives=target.count(False, False),
+        unknown=unknown,
+        prevalence=float(target.truth.mean()) if len(target.truth) else None,
+        threshold=threshold,
+        reason=target.reason,
+        intervals=intervals,
+        reasons=reasons,
+        **target.values,
+    )
+
+
+def _together(
+    predictions: Predictions, confusion: dict[str, dict[str, int]], per_class: tuple[ClassMetrics, ...]
+) -> Metrics:
+    """Returns counts and plain averages, without notices and intervals."""
     majority = None
     if predictions.task == "multilabel":
-        decisions = int(known.sum())
+        decisions = sum(one.positives + one.negatives for one in per_class)
         correct = sum(one.true_positives + one.true_negatives for one in per_class)
         baseline = sum(max(one.positives, one.negatives) for one in per_class)
-        balanced = _mean(_both(one.sensitivity, one.specificity) for one in per_class)
     else:
         decisions = len(predictions)
         correct = sum(row[name] for name, row in confusion.items())
         sizes = {name: sum(row.values()) for name, row in confusion.items()}
         majority = max(sizes, key=lambda name: sizes[name])
         baseline = sizes[majority]
-        recalls = [row[name] / sizes[name] for name, row in confusion.items() if sizes[name]]
-        balanced = fmean(recalls) if len(recalls) > 1 else None
-    metrics = Metrics(
+    groups = predictions.groups
+    return Metrics(
         task=predictions.task,
         split=predictions.split,
         n=len(predictions),
-        patients=len(set(predictions.groups)) if predictions.groups and None not in predictions.groups else None,
+        patients=len(set(groups)) if groups and None not in groups else None,
         decisions=decisions,
         correct=correct,
         accuracy=correct / decisions if decisions else None,
         majority=majority,
         baseline_accuracy=baseline / decisions if decisions else None,
-        balanced_accuracy=balanced,
-        auroc=_mean(one.auroc for one in per_class),
-        auprc=_mean(one.auprc for one in per_class),
-        sensitivity=_mean(one.sensitivity for one in per_class),
-        specificity=_mean(one.specificity for one in per_class),
+        **{name: _mean(getattr(one, name) for one in per_class) for name in _AVERAGES},
         per_class=per_class,
         confusion=confusion,
         notices=(),
     )
-    return metrics.model_copy(update={"notices": tuple(_notices(predictions, decided, metrics))})
 
 
-def _measure_class(
-    name: str,
-    truth: npt.NDArray[np.bool_],
-    scores: npt.NDArray[np.float64],
-    decided: npt.NDArray[np.bool_],
-    *,
-    unknown: int,
-    threshold: float | None,
-    fewest: int,
-) -> ClassMetrics:
-    from sklearn.metrics import average_precision_score, roc_auc_score
+def _of_all_classes(metrics: Metrics, table: _Table, *, ordinal: bool) -> dict[str, float | None]:
+    recalls = [one.sensitivity for one in metrics.per_class if one.sensitivity is not None]
+    confusion = np.array([list(row.values()) for row in metrics.confusion.values()], dtype=np.float64)
+    return {
+        "balanced_accuracy": fmean(recalls) if len(recalls) > 1 else None,
+        "mcc": _finite(matthews(confusion)),
+        "kappa": _finite(kappa(confusion)) if ordinal else None,
+        "brier": brier(table.truth, table.scores),
+    }
 
-    positives, negatives = int(truth.sum()), int((~truth).sum())
-    both = min(positives, negatives) >= fewest
-    # A class that does not occur still has a specificity; a label that is too rare is left out altogether.
-    enough, enough_without = (both, both) if fewest > 1 else (positives > 0, negatives > 0)
-    true_positives, false_positives = int((truth & decided).sum()), int((~truth & decided).sum())
-    reason = None
-    if not both:
-        least = "one of each is" if fewest == 1 else f"{fewest} of each are"
-        reason = f"{positives:,} images with it and {negatives:,} without; at least {least} needed"
-    return ClassMetrics(
-        name=name,
-        true_positives=true_positives,
-        false_negatives=positives - true_positives,
-        false_positives=false_positives,
-        true_negatives=negatives - false_positives,
-        unknown=unknown,
-        prevalence=positives / len(truth) if len(truth) else None,
-        threshold=threshold,
-        auroc=float(roc_auc_score(truth, scores)) if both else None,
-        auprc=float(average_precision_score(truth, scores)) if both else None,
-        sensitivity=true_positives / positives if enough else None,
-        specificity=1 - false_positives / negatives if enough_without else None,
-        reason=reason,
+
+def _intervals(metrics: Metrics, table: _Table, targets: Sequence[Target], drawn: Resamples) -> dict[str, Interval]:
+    values = {name: getattr(metrics, name) for name in (*_AVERAGES, "kappa")}
+    right, known = table.decided == (table.truth == 1), table.known
+    if metrics.task == "multiclass":
+        right, known = right.all(axis=1, keepdims=True), known[:, :1]
+    if metrics.task == "binary":
+        found = {name: bounds for name, bounds in metrics.per_class[0].intervals.items() if name in values}
+    else:
+        found = average_intervals(targets, values, drawn, table.count)
+    accuracy = accuracy_interval(right, known, table.patients)
+    return found if accuracy is None else {**found, "accuracy": accuracy}
+
+
+def _method(predictions: Predictions, resamples: int, count: int) -> str:
+    groups = set(predictions.groups or (None,))
+    if None not in groups:
+        drawn = f"{count:,} patients, each with all of its images"
+    elif groups == {None}:
+        drawn = (
+            f"{count:,} images; patients are not known, and the intervals are too narrow if some have several images"
+        )
+    else:
+        drawn = f"{count:,} patients; an image without a known patient counts as one of its own"
+    return (
+        f"95% intervals from {resamples:,} resamples of {drawn}. Shares of images: Wilson's interval at the number of "
+        "independent images that these are worth. Calibration slope and intercept: robust to several images a patient."
     )
 
 
@@ -250,9 +394,11 @@ def _notices(predictions: Predictions, decided: npt.NDArray[np.bool_], metrics: 
     if below:
         names = ", ".join(f"{one.name} ({one.auroc:.3f})" for one in below)
         yield f"The ranking is worse than chance for {names}: are the labels the right way round?"
-    if missing := [f"{one.name} ({one.reason})" for one in metrics.per_class if one.reason]:
+    if missing := [one for one in metrics.per_class if one.reason]:
+        counts = ", ".join(f"{one.name} ({one.positives:,} with, {one.negatives:,} without)" for one in missing)
+        least = f"{FEWEST_TO_ESTIMATE} of each are" if predictions.task == "multilabel" else "one of each is"
         averages = "" if predictions.task == "binary" else " Averages leave them out."
-        yield f"Not estimable: {'; '.join(missing)}.{averages}"
+        yield f"Not estimable: {counts}; at least {least} needed.{averages}"
     few = [
         one for one in metrics.per_class if not one.reason and min(one.positives, one.negatives) < FEWEST_TO_ESTIMATE
     ]
@@ -282,5 +428,5 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _both(first: float | None, second: float | None) -> float | None:
-    return None if first is None or second is None else (first + second) / 2
+def _finite(value: npt.NDArray[np.float64]) -> float | None:
+    return float(value) if np.isfinite(value) else None

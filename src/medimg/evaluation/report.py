@@ -8,37 +8,65 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from medimg.config import Finding
 from medimg.errors import DatasetError, ModelFolderError
+from medimg.evaluation.cases import Case, load_cases, save_cases
+from medimg.evaluation.intervals import Interval
 from medimg.evaluation.metrics import Metrics, measure
+from medimg.evaluation.patients import measure_patients
+from medimg.evaluation.subgroups import Subgroup, gaps, subgroups
 from medimg.evaluation.thresholds import Thresholds
 from medimg.home import atomic_write
 from medimg.inference.predictions import Predictions
 
 if TYPE_CHECKING:
-    from medimg.evaluation.plot import Plot
+    from medimg.evaluation.drawing import Figure
 
 __all__ = ["Report"]
 
 # A fall from validation to test that a changed threshold or chance alone seldom explains.
 _LARGE_FALL = 0.1
 
+_RESAMPLES = 2000
+_SEED = 0  # the same predictions always give the same intervals
 
-class _Content(BaseModel):
-    """What `report.json` holds; the predictions lie beside it."""
+
+class _Old(BaseModel):
+    """What `report.json` held in the first format that is still needed: the figures are measured anew."""
 
     model_config = ConfigDict(frozen=True)
 
-    format: Literal["medimg-report-1"] = "medimg-report-1"
-    splits: dict[str, Metrics]
+    format: Literal["medimg-report-1"]
+    splits: dict[str, Any]
     thresholds: Thresholds
     history: dict[str, tuple[float | None, ...]]
     record: dict[str, Any]
     notices: tuple[str, ...]
     test_looks: int
+
+
+class _Content(BaseModel):
+    """What `report.json` holds; the predictions and the cases lie beside it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["medimg-report-2"] = "medimg-report-2"
+    splits: dict[str, Metrics]
+    patients: dict[str, Metrics]
+    subgroups: tuple[Subgroup, ...]
+    thresholds: Thresholds
+    audit: tuple[Finding, ...]
+    history: dict[str, tuple[float | None, ...]]
+    record: dict[str, Any]
+    notices: tuple[str, ...]
+    test_looks: int
+
+
+_ANY: TypeAdapter[_Content | _Old] = TypeAdapter(Annotated[_Content | _Old, Field(discriminator="format")])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,7 +76,12 @@ class Report:
     Attributes:
         predictions: Split to its table of predictions.
         splits: Split to its figures.
+        patients: "mean" and "max" to the figures of the headline split where each patient is judged once, by the mean
+            or the highest probability of their images; empty where no patient has several.
+        subgroups: The figures of parts of the headline split, by each named column, at the same thresholds.
         thresholds: The thresholds that were frozen on validation.
+        audit: What the checks of the data found, the fine ones too.
+        cases: Images to look at, with where the model found what it says.
         history: Quantity to one value an epoch.
         record: Facts on model, configuration, data and environment: section to name to value.
         notices: What to worry about: leaks, then the headline split, the thresholds and the data.
@@ -57,7 +90,11 @@ class Report:
 
     predictions: Mapping[str, Predictions]
     splits: Mapping[str, Metrics]
+    patients: Mapping[str, Metrics]
+    subgroups: tuple[Subgroup, ...]
     thresholds: Thresholds
+    audit: tuple[Finding, ...]
+    cases: tuple[Case, ...]
     history: Mapping[str, Sequence[float | None]]
     record: Mapping[str, Any]
     notices: tuple[str, ...]
@@ -73,6 +110,8 @@ class Report:
         history: Mapping[str, Sequence[float | None]] | None = None,
         record: Mapping[str, Any] | None = None,
         notices: Iterable[str] = (),
+        audit: Iterable[Finding] = (),
+        cases: Iterable[Case] = (),
     ) -> Report:
         """Returns the report of labelled predictions.
 
@@ -83,20 +122,40 @@ class Report:
             history: Quantity to one value an epoch, as Keras gives it; None for a value that was not finite.
             record: Facts as JSON values: section to name to value, such as `{"data": {"name": …}}`.
             notices: What the user was told about the data.
+            audit: What the checks of the data found: `JobSpec.audit`.
+            cases: Images to look at: `medimg.evaluation.cases.make_cases`.
 
         Raises:
             DatasetError: The splits do not fit together, share a sample, or have no labels.
         """
         _check(predictions, test_looks)
-        splits = {name: measure(table, thresholds.values) for name, table in predictions.items()}
-        found = splits[_headline(splits)].notices
-        told = [*_leaks(predictions), *found, *_falls(splits), *thresholds.notices, *notices]
+        values = thresholds.values
+        splits = {name: measure(table, values, resamples=_RESAMPLES, seed=_SEED) for name, table in predictions.items()}
+        headline = predictions[_headline(splits)]
+        told = [
+            *_leaks(predictions),
+            *splits[_headline(splits)].notices,
+            *_falls(splits),
+            *(gap.notice for gap in gaps(headline, values, resamples=_RESAMPLES, seed=_SEED) if gap.notice),
+            *thresholds.notices,
+            *notices,
+        ]
         finite = {
-            name: tuple(None if value is None or not math.isfinite(value) else float(value) for value in values)
-            for name, values in (history or {}).items()
+            name: tuple(None if value is None or not math.isfinite(value) else float(value) for value in row)
+            for name, row in (history or {}).items()
         }
         return cls(
-            dict(predictions), splits, thresholds, finite, dict(record or {}), tuple(dict.fromkeys(told)), test_looks
+            predictions=dict(predictions),
+            splits=splits,
+            patients=measure_patients(headline, values, resamples=_RESAMPLES, seed=_SEED),
+            subgroups=subgroups(headline, values, resamples=_RESAMPLES, seed=_SEED),
+            thresholds=thresholds,
+            audit=tuple(audit),
+            cases=tuple(cases),
+            history=finite,
+            record=dict(record or {}),
+            notices=tuple(dict.fromkeys(told)),
+            test_looks=test_looks,
         )
 
     @property
@@ -110,26 +169,41 @@ class Report:
         return self.splits[self.headline].summary()
 
     @property
+    def intervals(self) -> dict[str, Interval]:
+        """The 95% intervals of the headline figures by name, where one could be estimated: (low, high)."""
+        return dict(self.splits[self.headline].intervals)
+
+    @property
+    def worries(self) -> tuple[str, ...]:
+        """What to worry about: the notices, then the errors and warnings of the audit."""
+        found = (one.message for level in ("error", "warning") for one in self.audit if one.level == level)
+        return tuple(dict.fromkeys([*self.notices, *found]))
+
+    @property
     def confusion(self) -> dict[str, dict[str, int]]:
         """True class to decided class to images; for multilabel, label to its four counts."""
         return self.splits[self.headline].confusion
 
     @cached_property
-    def figures(self) -> dict[str, Plot]:
-        """Name to matplotlib figure, drawn when first asked for."""
+    def figures(self) -> dict[str, Figure]:
+        """Name to figure of the headline split; a notebook shows it, `save` writes it as SVG."""
         from medimg.evaluation import figures
 
-        table, values = self.predictions[self.headline], self.thresholds.values
+        table, metrics, thresholds = self.predictions[self.headline], self.splits[self.headline], self.thresholds
         drawn = {
-            "roc": figures.roc(table, values),
-            "precision_recall": figures.precision_recall(table),
-            "confusion": figures.confusion(self.splits[self.headline]),
-            "scores": figures.score_histograms(table, values),
+            "roc": figures.roc(table, metrics),
+            "precision_recall": figures.precision_recall(table, metrics),
+            "calibration": figures.calibration(table, metrics),
+            "scores": figures.score_histograms(table, thresholds),
+            "confusion": figures.confusion(metrics),
+            "decision_curve": figures.decision_curves(table, metrics),
+            "predictive_values": figures.predictive_curves(table, metrics),
+            "learning": figures.learning_curves(self.history),
         }
-        return {**drawn, "learning": figures.learning_curves(self.history)} if self.history else drawn
+        return {name: figure for name, figure in drawn.items() if figure.panels}
 
     def to_json(self, path: str | Path) -> Path:
-        """Writes the figures, thresholds, notices and record, without predictions, and returns the path."""
+        """Writes all but predictions and cases: figures with intervals, thresholds, audit, notices, record."""
         content = _Content.model_validate(
             {name: getattr(self, name) for name in _Content.model_fields if name != "format"}
         )
@@ -144,28 +218,33 @@ class Report:
         return Path(path)
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `report.json`, `report.html` and one `predictions-<split>.csv` a split; returns the folder."""
+        """Writes report.json, report.html, cases.json and one predictions-<split>.csv a split; returns the folder."""
         folder = Path(folder)
         for name, table in self.predictions.items():
             table.to_csv(folder / f"predictions-{name}.csv")
+        if self.cases:
+            save_cases(folder, self.cases)
         self.to_html(folder / "report.html")
         return self.to_json(folder / "report.json").parent
 
     @classmethod
     def load(cls, folder: str | Path) -> Report:
-        """Returns a report that `save` wrote.
+        """Returns a report that `save` wrote, also one of an older medimg: its figures are then measured anew.
 
         Raises:
             ModelFolderError: A file is missing or is not what `save` wrote.
         """
         path = Path(folder) / "report.json"
         try:
-            content = _Content.model_validate_json(path.read_bytes())
+            content = _ANY.validate_json(path.read_bytes())
             tables = {name: Predictions.from_csv(path.parent / f"predictions-{name}.csv") for name in content.splits}
         except (OSError, ValidationError, DatasetError) as error:
             raise ModelFolderError(f"{folder} holds no report that this medimg can read: {error}") from error
-        parts = {name: getattr(content, name) for name in _Content.model_fields if name != "format"}
-        return cls(predictions=tables, **parts)
+        parts = {name: getattr(content, name) for name in type(content).model_fields if name != "format"}
+        if isinstance(content, _Old):
+            del parts["splits"]
+            return cls.build(tables, **parts)
+        return cls(predictions=tables, cases=load_cases(path.parent), **parts)
 
     def __repr__(self) -> str:
         from medimg.evaluation import summary

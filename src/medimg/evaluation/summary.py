@@ -6,12 +6,36 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from medimg.evaluation.metrics import Metrics
+import numpy as np
+
+from medimg.evaluation.benefit import decision_curve
+from medimg.evaluation.intervals import Interval
+from medimg.evaluation.metrics import ClassMetrics, Metrics
 
 if TYPE_CHECKING:
     from medimg.evaluation.report import Report
 
-__all__ = ["as_text", "caveats", "findings", "number", "question", "share", "split_name"]
+__all__ = [
+    "as_text",
+    "asked",
+    "believed",
+    "caveats",
+    "figure",
+    "findings",
+    "number",
+    "question",
+    "range_text",
+    "sentence",
+    "share",
+    "shown",
+    "split_name",
+    "useful",
+    "with_interval",
+]
+
+_SHARES = frozenset(
+    {"accuracy", "balanced_accuracy", "baseline_accuracy", "npv", "ppv", "prevalence", "sensitivity", "specificity"}
+)
 
 
 def split_name(split: str) -> str:
@@ -31,8 +55,47 @@ def share(value: float | None) -> str:
     for digits in (1, 2, 3):
         text = f"{value:.{digits}%}"
         if (float(text[:-1]) in (0, 100)) == (value in (0, 1)):
-            break
-    return text
+            return text
+    return "over 99.999%" if value > 0.5 else "under 0.001%"
+
+
+def shown(name: str, value: float | None) -> str:
+    """Returns a figure as it is written: shares as percentages, all else with three digits."""
+    if name in _SHARES:
+        return share(value)
+    return f"{value:.2f}" if name == "lr_positive" and value is not None else number(value)
+
+
+def range_text(name: str, interval: Interval | None) -> str:
+    """Returns an interval as it is written beside its figure, or nothing."""
+    if interval is None:
+        return ""
+    low, high = (shown(name, bound) for bound in interval)
+    return f"{low.removesuffix('%')}–{high}" if min(interval) >= 0 else f"{low} to {high}".replace("-", "−")
+
+
+def with_interval(name: str, value: float | None, interval: Interval | None) -> str:
+    """Returns a figure and, in brackets, its 95% interval."""
+    text = shown(name, value).replace("-", "−")
+    return text if value is None or interval is None else f"{text} ({range_text(name, interval)})"
+
+
+def sentence(text: str) -> str:
+    """Returns a text with a capital in front and a full stop behind."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def figure(metrics: Metrics, name: str) -> tuple[float, Interval | None] | None:
+    """Returns a figure with its interval; None where it cannot be estimated, or is not of this task.
+
+    A binary task has no averages over classes: the figures of its one target stand in.
+    """
+    sources: list[Metrics | ClassMetrics] = [metrics, *(metrics.per_class if metrics.task == "binary" else ())]
+    for source in sources:
+        value = getattr(source, name, None)
+        if value is not None:
+            return value, source.intervals.get(name)
+    return None
 
 
 def question(report: Report) -> str:
@@ -66,30 +129,29 @@ def _binary(report: Report, metrics: Metrics) -> Iterator[str]:
     found = f"found {one.true_positives:,} of {_count(one.positives, 'image')} with {one.name}"
     cleared = f"cleared {one.true_negatives:,} of {one.negatives:,} with {other}"
     yield (
-        f"At a threshold of {one.threshold:.3f}, {how}, the model {found} (sensitivity {share(one.sensitivity)}) and "
-        f"{cleared} (specificity {share(one.specificity)}). "
+        f"At a threshold of {one.threshold:.3f}, {how}, the model {found} (sensitivity {_told(one, 'sensitivity')}) "
+        f"and {cleared} (specificity {_told(one, 'specificity')}). "
         f"It missed {one.false_negatives:,} and raised {_count(one.false_positives, 'false alarm')}."
     )
     if one.auroc is not None:
         yield (
             f"Without any threshold: of two images, one with {one.name} and one with {other}, it gives the higher "
-            f"score to the right one in {share(one.auroc)} of all pairs (AUROC {one.auroc:.3f}; chance is 0.5)."
+            f"score to the right one in {share(one.auroc)} of all pairs (AUROC {_told(one, 'auroc')}; chance is 0.5)."
         )
 
 
 def _multiclass(_: Report, metrics: Metrics) -> Iterator[str]:
     yield (
         f"The model named the right class for {metrics.correct:,} of {_count(metrics.n, 'image')} "
-        f"(accuracy {share(metrics.accuracy)}); always answering {metrics.majority} would be right for "
+        f"(accuracy {_told(metrics, 'accuracy')}); always answering {metrics.majority} would be right for "
         f"{share(metrics.baseline_accuracy)}."
     )
     known = [(one.sensitivity, one.name) for one in metrics.per_class if one.sensitivity is not None]
     if len(known) > 1:
         (low, worst), (high, best) = min(known), max(known)
-        yield (
-            f"Counting every class the same it is right for {share(metrics.balanced_accuracy)}: best on {best} "
-            f"({share(high)} found), worst on {worst} ({share(low)} found)."
-        )
+        ends = f": best on {best} ({share(high)} found), worst on {worst} ({share(low)} found)" if low < high else ""
+        even = _told(metrics, "balanced_accuracy", bracket=True)
+        yield f"Counting every class the same it is right for {even}{ends}."
 
 
 def _multilabel(_: Report, metrics: Metrics) -> Iterator[str]:
@@ -100,11 +162,61 @@ def _multilabel(_: Report, metrics: Metrics) -> Iterator[str]:
     (low, worst), (high, best) = min(known), max(known)
     yield (
         f"Over {len(known)} of {len(metrics.per_class)} labels that can be estimated the mean AUROC is "
-        f"{number(metrics.auroc)} (chance is 0.5), from {number(low)} for {worst} to {number(high)} for {best}."
+        f"{_told(metrics, 'auroc', bracket=True)}, where chance is 0.5: from {number(low)} for {worst} to "
+        f"{number(high)} for {best}."
     )
     yield (
-        f"At the frozen thresholds it finds on average {share(metrics.sensitivity)} of the images with a finding "
-        f"(sensitivity) and clears {share(metrics.specificity)} of those without (specificity)."
+        f"At the frozen thresholds it finds on average {_told(metrics, 'sensitivity', bracket=True)} of the images "
+        f"with a finding, and clears {_told(metrics, 'specificity', bracket=True)} of those without."
+    )
+
+
+def believed(metrics: Metrics) -> Iterator[str]:
+    """Yields sentences on whether the probabilities can be taken at their word; none where that is not known."""
+    known = [one for one in metrics.per_class if {"calibration_slope", "calibration_intercept"} & one.intervals.keys()]
+    off: dict[str, list[str]] = {}
+    for one in known:
+        for words in _miscalibrated(one):
+            off.setdefault(words, []).append(one.name)
+    for words, names in off.items():
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        of = "" if metrics.task == "binary" else f" of {', '.join(names[:5])}{more}"
+        yield f"The probabilities{of} are {words}."
+    if known and not off:
+        yield (
+            "No error of the probabilities could be shown: the intervals of the calibration's slope and intercept "
+            "hold their ideal values, 1 and 0."
+        )
+
+
+def _miscalibrated(one: ClassMetrics) -> Iterator[str]:
+    slope, intercept = one.intervals.get("calibration_slope"), one.intervals.get("calibration_intercept")
+    if slope is not None and slope[1] < 1:
+        yield "too extreme: high ones should be lower, low ones higher (slope below 1)"
+    if slope is not None and slope[0] > 1:
+        yield "not extreme enough: high ones should be higher, low ones lower (slope above 1)"
+    if intercept is not None and intercept[1] < 0:
+        yield "too high on average (intercept below 0)"
+    if intercept is not None and intercept[0] > 0:
+        yield "too low on average (intercept above 0)"
+
+
+def useful(report: Report) -> Iterator[str]:
+    """Yields for which threshold probabilities acting on the model is of most benefit; binary tasks only."""
+    table = report.predictions[report.headline]
+    if table.task != "binary" or report.splits[report.headline].auroc is None:
+        return
+    grid = np.linspace(0.01, 0.99, 99)
+    curve = decision_curve(table.truth[:, 0] == 1, table.scores[:, 0], grid)
+    better = curve.model > np.maximum(curve.treat_all, 0) + 1e-9
+    if not better.any():
+        yield "At no threshold probability is acting on the model of more benefit than acting on all images or on none."
+        return
+    low, high = grid[better].min(), grid[better].max()
+    holes = "" if better[(grid >= low) & (grid <= high)].all() else " (with gaps)"
+    yield (
+        "Acting on the model is of more benefit than acting on all images or on none where one would act from a "
+        f"probability between {low:.0%} and {high:.0%}{holes}."
     )
 
 
@@ -146,12 +258,22 @@ def as_text(report: Report) -> str:
     values = metrics.summary()
     values.pop("prevalence", None)
     width = max(map(len, values), default=0)
-    lines += [f"  {name.replace('_', ' '):{width}}  {value:.3f}" for name, value in values.items()]
-    if report.notices:
-        lines += ["", f"{_count(len(report.notices), 'notice')}:", *(f"- {notice}" for notice in report.notices)]
+    lines += [
+        f"  {name.replace('_', ' '):{width}}  {with_interval('', value, report.intervals.get(name))}"
+        for name, value in values.items()
+    ]
+    if report.worries:
+        lines += ["", "What to worry about:", *(f"- {sentence(worry)}" for worry in report.worries)]
     lines += ["", *(f"{heading}. {text}" for heading, text in caveats(report) if "optimistic" in heading)]
     return "\n".join(textwrap.fill(line, 100, subsequent_indent="  " if line[:2] == "- " else "") for line in lines)
 
 
 def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _told(metrics: Metrics | ClassMetrics, name: str, *, bracket: bool = False) -> str:
+    text, reach = shown(name, getattr(metrics, name)).replace("-", "−"), range_text(name, metrics.intervals.get(name))
+    if not reach:
+        return text
+    return f"{text} (95% interval {reach})" if bracket else f"{text}, 95% interval {reach}"

@@ -23,6 +23,10 @@ class Prediction:
         positives: Classes at or above their threshold; for multiclass the most probable one.
         threshold: Class to the probability from which it is called positive; empty for multiclass.
         latency_ms: Decoding and inference, in milliseconds; for an endpoint as the server measured it.
+        uncertain: Whether another draw of validation patients might have decided otherwise: some probability lies in
+            the band around its threshold that 95% of such draws span; for multiclass, not exactly one class is in the
+            set that holds the true one in 90% of images. Always False where validation gave no band. It says nothing
+            of an image unlike those of validation.
     """
 
     label: str
@@ -30,6 +34,7 @@ class Prediction:
     positives: tuple[str, ...]
     threshold: Mapping[str, float]
     latency_ms: float
+    uncertain: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns what travels from an endpoint."""
@@ -39,6 +44,7 @@ class Prediction:
             "positives": list(self.positives),
             "threshold": dict(self.threshold),
             "latency_ms": self.latency_ms,
+            "uncertain": self.uncertain,
         }
 
     @classmethod
@@ -50,11 +56,13 @@ class Prediction:
             positives=tuple(data["positives"]),
             threshold=dict(data["threshold"]),
             latency_ms=float(data["latency_ms"]),
+            uncertain=bool(data.get("uncertain", False)),  # a server of an earlier version does not say
         )
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name!r}: {value:.4f}" for name, value in self.probabilities.items())
-        return f"Prediction(label={self.label!r}, probabilities={{{shown}}}, latency_ms={self.latency_ms:.1f})"
+        doubt = ", uncertain=True" if self.uncertain else ""
+        return f"Prediction(label={self.label!r}, probabilities={{{shown}}}{doubt}, latency_ms={self.latency_ms:.1f})"
 
 
 def distribution(record: ModelRecord, outputs: np.ndarray) -> np.ndarray:
@@ -75,11 +83,14 @@ def decide(record: ModelRecord, probabilities: Sequence[float] | np.ndarray, *, 
     by_class = {name: float(value) for name, value in zip(record.classes, probabilities, strict=True)}
     if record.task == "multiclass":
         label = max(by_class, key=by_class.__getitem__)
-        return Prediction(label, by_class, (label,), {}, latency_ms)
+        limit = record.conformal
+        uncertain = limit is not None and sum(value >= limit for value in by_class.values()) != 1
+        return Prediction(label, by_class, (label,), {}, latency_ms, uncertain)
     positives = tuple(name for name, limit in record.thresholds.items() if by_class[name] >= limit)
     if record.task == "binary":
         negative = next(name for name in record.classes if name != record.positive)
         label = str(record.positive) if positives else negative
     else:
         label = " | ".join(positives) or "none"
-    return Prediction(label, by_class, positives, dict(record.thresholds), latency_ms)
+    uncertain = any(low <= by_class[name] <= high for name, (low, high) in record.uncertain.items())
+    return Prediction(label, by_class, positives, dict(record.thresholds), latency_ms, uncertain)

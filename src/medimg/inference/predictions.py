@@ -60,6 +60,8 @@ class Predictions:
         labels: One label a sample, in the order of `ids`; None where labels are not known.
         groups: One patient (or lesion) a sample, or None.
         split: "train", "val" or "test", or None.
+        columns: Name to one value a sample, in the order of `ids`: what the user named of each image, such as its view;
+            or None.
 
     Raises:
         DatasetError: The parts do not fit together; the message names the ids.
@@ -73,6 +75,7 @@ class Predictions:
     labels: tuple[Label, ...] | None = None
     groups: tuple[str | None, ...] | None = None
     split: str | None = None
+    columns: Mapping[str, tuple[str, ...]] | None = None
     _position: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +85,8 @@ class Predictions:
         object.__setattr__(self, "ids", tuple(self.ids))
         object.__setattr__(self, "probabilities", table)
         object.__setattr__(self, "groups", None if self.groups is None else tuple(self.groups))
+        columns = {name: tuple(values) for name, values in (self.columns or {}).items()}
+        object.__setattr__(self, "columns", columns or None)
         self._check_shape()
         object.__setattr__(self, "_position", {name: row for row, name in enumerate(self.ids)})
         self._check_values()
@@ -111,6 +116,11 @@ class Predictions:
             column: Sequence[object] | None = getattr(self, name)
             if column is not None and len(column) != len(self.ids):
                 raise DatasetError(f"{len(column)} {name} for {len(self.ids)} samples")
+        for name, values in (self.columns or {}).items():
+            if len(values) != len(self.ids):
+                raise DatasetError(f"{len(values)} values of the column {name!r} for {len(self.ids)} samples")
+            if wrong := [sample for sample, value in zip(self.ids, values, strict=True) if not isinstance(value, str)]:
+                raise DatasetError(f"the column {name!r} must hold text; it does not for {_some(wrong)}")
 
     def _check_values(self) -> None:
         table = self.probabilities
@@ -170,7 +180,7 @@ class Predictions:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Predictions):
             return NotImplemented
-        names = ("classes", "task", "positive", "ids", "labels", "groups", "split")
+        names = ("classes", "task", "positive", "ids", "labels", "groups", "split", "columns")
         same = all(getattr(self, name) == getattr(other, name) for name in names)
         return same and np.array_equal(self.probabilities, other.probabilities)
 
@@ -219,6 +229,25 @@ class Predictions:
             raise DatasetError(f"no threshold for {_some(missing)}")
         return self.scores >= np.array([thresholds[name] for name in self.targets])
 
+    def select(self, ids: Iterable[str]) -> Predictions:
+        """Returns the table of some samples, in the order in which they are named.
+
+        Raises:
+            DatasetError: An id has no prediction, is repeated, or there is none.
+        """
+        chosen = tuple(ids)
+        if unknown := [name for name in chosen if name not in self._position]:
+            raise DatasetError(f"no prediction for {_some(unknown)}; there are {len(self):,}: {_some(self.ids)}")
+        rows = [self._position[name] for name in chosen]
+        return replace(
+            self,
+            ids=chosen,
+            probabilities=self.probabilities[rows],
+            labels=None if self.labels is None else tuple(self.labels[row] for row in rows),
+            groups=None if self.groups is None else tuple(self.groups[row] for row in rows),
+            columns={name: tuple(values[row] for row in rows) for name, values in (self.columns or {}).items()},
+        )
+
     def join(self, labels: Mapping[str, Label] | Iterable[tuple[str, Label]]) -> Predictions:
         """Returns the table with labels, joined by sample id.
 
@@ -246,7 +275,8 @@ class Predictions:
         """Writes the table and returns its path.
 
         Columns: `id`, `split`, `group`, `task`, `positive` (binary), `label` with the class's name (multilabel: one
-        `label:<class>` with 1, 0 or nothing), and one `p:<class>` a class, exact to the last bit. UTF-8.
+        `label:<class>` with 1, 0 or nothing), one `column:<name>` for each of `columns`, and one `p:<class>` a class,
+        exact to the last bit. UTF-8.
 
         Raises:
             StorageError: The disk is full or not writable.

@@ -27,7 +27,8 @@ def header(predictions: Predictions) -> list[str]:
         multilabel = predictions.task == "multilabel"
         truth = [f"label:{name}" for name in predictions.classes] if multilabel else ["label"]
     positive = [] if predictions.positive is None else ["positive"]
-    return ["id", "split", "group", "task", *positive, *truth, *(f"p:{name}" for name in predictions.classes)]
+    named = [f"column:{name}" for name in predictions.columns or {}]
+    return ["id", "split", "group", "task", *positive, *truth, *named, *(f"p:{name}" for name in predictions.classes)]
 
 
 def rows(predictions: Predictions) -> Iterator[list[Cell]]:
@@ -38,7 +39,8 @@ def rows(predictions: Predictions) -> Iterator[list[Cell]]:
         truth: list[Cell] = [predictions.classes[label]] if isinstance(label, int) else list(label)
         group = predictions.groups[row] if predictions.groups else None
         probabilities = predictions.probabilities[row].tolist()
-        yield [sample, predictions.split, group, predictions.task, *positive, *truth, *probabilities]
+        named = [values[row] for values in (predictions.columns or {}).values()]
+        yield [sample, predictions.split, group, predictions.task, *positive, *truth, *named, *probabilities]
 
 
 def write(predictions: Predictions, path: Path) -> Path:
@@ -76,6 +78,7 @@ def read(path: Path) -> Predictions:
 
     classes = tuple(name.removeprefix("p:") for name in columns if name.startswith("p:"))
     groups = tuple(value or None for value in table["group"])
+    named = {name.removeprefix("column:"): tuple(table[name]) for name in columns if name.startswith("column:")}
     task = _the_one(path, "task", table["task"])
     if task not in get_args(Task):
         raise DatasetError(f"{path}: the task is {task!r}; it must be one of {', '.join(get_args(Task))}")
@@ -88,6 +91,7 @@ def read(path: Path) -> Predictions:
         labels=_labels(path, classes, table),
         groups=groups if any(groups) else None,
         split=_the_one(path, "split", table["split"]) or None,
+        columns=named or None,
     )
 
 

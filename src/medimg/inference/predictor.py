@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medimg.artifact import ModelFolder
-from medimg.data.decode import ImageLike, as_mode, resize, to_pixels
+from medimg.data.decode import ImageLike
 from medimg.errors import DatasetError, RuntimeMismatchError
 from medimg.inference.decision import Prediction, decide, distribution
 from medimg.inference.runtimes import Runtime, RuntimeName, open_runtime
@@ -43,9 +43,7 @@ class Predictor:
         Raises:
             ImageRejected: It cannot be read.
         """
-        preprocessing = self.model.record.preprocessing
-        side = preprocessing.image_size
-        return as_mode(resize(to_pixels(image, name=name), (side, side)), preprocessing.channels)
+        return self.model.record.preprocessing.prepare(image, name=name)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns one probability for each class, float64 (n, classes), for prepared images (n, h, w, channels)."""
@@ -62,7 +60,7 @@ class Predictor:
         return decide(self.model.record, probabilities, latency_ms=(time.perf_counter() - started) * 1e3)
 
     def predict_pack(self, pack: Pack, *, split: str | None = None, report: Report = silent) -> Predictions:
-        """Returns the table of a split's predictions (None: of the whole pack) with labels and groups, by sample id.
+        """Returns the table of a split's predictions (None: of the whole pack) by sample id, with all that is known.
 
         Raises:
             DatasetError: The split has no images.
@@ -76,7 +74,7 @@ class Predictor:
         report(Event("stage", "predicting", 0, len(rows), message=split or ""))
         for start in range(0, len(rows), _CHUNK):
             part = rows[start : start + _CHUNK]
-            found.append(self.probabilities(self._as_trained(pack.images(part))))
+            found.append(self.probabilities(self.model.record.preprocessing.prepare_batch(pack.images(part))))
             report(Event("stage", "predicting", start + len(part), len(rows), message=split or ""))
         samples = [pack.samples[row] for row in rows]
         return Predictions(
@@ -88,13 +86,8 @@ class Predictor:
             labels=tuple(sample.labels for sample in samples) if pack.classes == self.model.record.classes else None,
             groups=tuple(sample.group for sample in samples),
             split=split,
+            columns={name: tuple(sample.columns[name] for sample in samples) for name in samples[0].columns},
         )
-
-    def _as_trained(self, images: np.ndarray) -> np.ndarray:
-        channels = self.model.record.preprocessing.channels
-        if images.shape[-1] == channels:
-            return images
-        return np.stack([as_mode(image[..., 0] if image.shape[-1] == 1 else image, channels) for image in images])
 
     def check_golden(self, *, tolerance: float = TOLERANCE) -> float:
         """Compares the golden inputs with their recorded probabilities and returns the largest difference.

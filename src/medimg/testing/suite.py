@@ -163,11 +163,12 @@ class Suite:
     @pytest.fixture(scope="class")
     @classmethod
     def other_model(cls, model: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
-        """Another model: the same network at another threshold, so that every answer tells which of the two gave it."""
+        """The same network at another threshold, by which every answer tells who gave it, and uncertain of all."""
         copy = tmp_path_factory.mktemp("other") / "model"
         shutil.copytree(model.path, copy)
         thresholds = dict.fromkeys(model.record.thresholds, 0.0123)
-        return ModelFolder.seal(copy, model.record.model_copy(update={"thresholds": thresholds}))
+        bands = dict.fromkeys(thresholds, (0.0, 1.0))
+        return ModelFolder.seal(copy, model.record.model_copy(update={"thresholds": thresholds, "uncertain": bands}))
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from medimg.config import Augment
 
-__all__ = ["augmented"]
+if TYPE_CHECKING:
+    from medimg.training.loop import Source
+
+__all__ = ["View", "augmentation", "augmented"]
 
 
 def augmented(network: keras.Model, augment: Augment) -> keras.Model:
     """Returns a network that changes its images before it gives them to `network`; the weights are shared."""
+    changes = augmentation(network.input_shape[1:], augment)
+    return keras.Model(changes.input, network(changes.output))
+
+
+def augmentation(shape: tuple[int, ...], augment: Augment) -> keras.Model:
+    """Returns a network that changes images at random when it is called with `training=True`, and has no weights.
+
+    Args:
+        shape: Height, width and channels.
+        augment: What to change, and how much.
+    """
     # In float32 under every precision: eight bits of mantissa would band the greys.
     plain: dict[str, Any] = {"dtype": "float32"}
     black: dict[str, Any] = {"fill_mode": "constant", **plain}
@@ -28,12 +43,44 @@ def augmented(network: keras.Model, augment: Augment) -> keras.Model:
         layers.append(keras.layers.RandomTranslation(augment.translation, augment.translation, **black))
     if augment.zoom:
         layers.append(keras.layers.RandomZoom(augment.zoom, **black))
+    if augment.stretch:
+        layers.append(keras.layers.RandomZoom((-augment.stretch, 0.0), (-augment.stretch, 0.0), **black))
     if augment.brightness:
         layers.append(keras.layers.RandomBrightness(augment.brightness, **light))
     if augment.contrast:
         layers.append(keras.layers.RandomContrast(augment.contrast, **light))
-    entry = keras.Input(network.input_shape[1:], name="augmented")
+    entry = keras.Input(shape, name="augmented")
     x = entry
     for layer in layers:
         x = layer(x)
-    return keras.Model(entry, network(x))
+    return keras.Model(entry, x)
+
+
+class View:
+    """The images of a source, each changed at random; the same rows are always changed the same way.
+
+    So a run that was interrupted goes on with the same bits.
+
+    Args:
+        source: The images.
+        augment: What to change, and how much.
+        key: Tells this view's changes from those of others: seed and number.
+    """
+
+    def __init__(self, source: Source, augment: Augment, key: tuple[int, ...]) -> None:
+        self._source, self._key = source, key
+        self._changes = augmentation(source.x(np.arange(1)).shape[1:], augment)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def x(self, rows: np.ndarray) -> np.ndarray:
+        """Returns changed images by position: float32 (n, height, width, channels) in 0..255."""
+        for number, state in enumerate(self._changes.variables):  # it has no others than its layers' random states
+            draw = np.random.default_rng([*self._key, number, int(rows[0])])
+            state.assign(draw.integers(2**32, size=tuple(state.shape), dtype=np.uint32))
+        return np.asarray(self._changes(self._source.x(rows), training=True))
+
+    def y(self, rows: np.ndarray) -> np.ndarray:
+        """Returns encoded targets by position, unchanged."""
+        return self._source.y(rows)

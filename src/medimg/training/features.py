@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medimg.data.normalise import Normalisation, normalise
 from medimg.data.pack import Pack
 from medimg.home import atomic_write
 from medimg.progress import Event, Report
+
+if TYPE_CHECKING:
+    from medimg.training.loop import Source
 
 __all__ = ["FeatureSource", "PackSource", "compute"]
 
@@ -24,17 +29,18 @@ class PackSource:
         pack: The pack.
         rows: Positions in the pack.
         y: Encoded targets of those rows.
+        normalisation: What is done to brightness: see `medimg.data.normalise`.
     """
 
-    def __init__(self, pack: Pack, rows: np.ndarray, y: np.ndarray) -> None:
-        self._pack, self._rows, self._y = pack, rows, y
+    def __init__(self, pack: Pack, rows: np.ndarray, y: np.ndarray, normalisation: Normalisation | None = None) -> None:
+        self._pack, self._rows, self._y, self._normalisation = pack, rows, y, normalisation
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def x(self, rows: np.ndarray) -> np.ndarray:
         """Returns images: float32 (n, height, width, channels) in 0..255."""
-        return self._pack.images(self._rows[rows]).astype(np.float32)
+        return normalise(self._pack.images(self._rows[rows]), self._normalisation).astype(np.float32)
 
     def y(self, rows: np.ndarray) -> np.ndarray:
         """Returns encoded targets."""
@@ -69,7 +75,7 @@ class FeatureSource:
 
 def compute(
     backbone: Callable[[np.ndarray], np.ndarray],
-    source: PackSource,
+    source: Source,
     folder: Path,
     *,
     identity: str,

@@ -19,11 +19,17 @@ from medimg.training.weighting import Balance
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["Diverged", "Phase", "Source", "fit"]
+__all__ = ["Diverged", "Phase", "Source", "Unrepeatable", "fit"]
+
+_REPEATED = 1e-3  # random changes of images move probabilities by far more, the order of additions by far less
 
 
 class Diverged(MedimgError):  # noqa: N818 - the field's word
     """The loss is no number any more, and there is no earlier epoch to fall back to."""
+
+
+class Unrepeatable(MedimgError):  # noqa: N818 - what it says of the network
+    """The network gives other probabilities when it is asked of the same images again."""
 
 
 class Source(Protocol):
@@ -115,6 +121,7 @@ def fit(
     Raises:
         Interrupted: `stopping` said so; the state is saved.
         Diverged: The losses are no numbers, and there is no better epoch to keep.
+        Unrepeatable: The network is random where it is judged.
     """
     with devices.scope():
         phase.model.optimizer.build(phase.model.trainable_variables)
@@ -248,7 +255,10 @@ class _Run:
         truth, found = [], []
         for start in range(0, len(phase.val), phase.batch_size):
             rows = np.arange(start, min(start + phase.batch_size, len(phase.val)))
-            found.append(self.forward(phase.val.x(rows)))
+            images = phase.val.x(rows)
+            found.append(self.forward(images))
+            if start == 0 and self.state.epoch == 0:
+                self._check_repeatable(images, found[0])
             truth.append(phase.val.y(rows))
         y, probabilities = np.concatenate(truth), np.concatenate(found).astype(np.float64)
         val_loss = _loss(y, probabilities, phase.balance, phase.task)
@@ -269,6 +279,17 @@ class _Run:
             **phase.figures(y, probabilities),
             "seconds": round(time.time() - started, 3),
         }
+
+    def _check_repeatable(self, images: np.ndarray, first: np.ndarray) -> None:
+        """Refuses a network that changes its images at random where it is judged, or draws dropout there."""
+        again = self.forward(images)
+        # Both passes of one batch are equal to the bit on a CPU; GPUs may add in another order.
+        if not np.allclose(first, again, rtol=0, atol=_REPEATED, equal_nan=True):
+            raise Unrepeatable(
+                f"two passes over the same validation images differ by {np.abs(first - again).max():.2g}: the network "
+                "is random outside training. Have its layers look at call(training=…), and leave random changes of "
+                "images to TrainConfig(augment=…)"
+            )
 
 
 def _loss(y: np.ndarray, probabilities: np.ndarray, balance: Balance, task: str) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from medimg import models
-from medimg.artifact import ModelFolder, ModelRecord, Preprocessing, add_look
+from medimg.artifact import Calibration, ModelFolder, ModelRecord, Preprocessing, add_look
 from medimg.config import Augment, JobSpec, TrainConfig
 from medimg.data.pack import Pack
 from medimg.data.synthetic import golden_files
-from medimg.errors import DatasetError
+from medimg.errors import ConfigError, DatasetError
+from medimg.evaluation import report as evaluation
+from medimg.evaluation.cases import Case, make_cases
 from medimg.evaluation.score import judge
 from medimg.evaluation.seen import write_seen
 from medimg.export import export
@@ -27,12 +30,13 @@ from medimg.home import atomic_write
 from medimg.job import Interrupted, Paths, Stop
 from medimg.models.classifier import Classifier
 from medimg.progress import Event, Report
-from medimg.training.augmentation import augmented
+from medimg.training.augmentation import View, augmented
+from medimg.training.calibration import calibrate
 from medimg.training.card import card
 from medimg.training.checkpoints import Checkpoints
 from medimg.training.environment import make_exact, precision, versions
 from medimg.training.features import FeatureSource, PackSource, compute
-from medimg.training.loop import Phase, fit
+from medimg.training.loop import Phase, Source, fit
 from medimg.training.steps import Devices, compile_for
 from medimg.training.tracking import Tracker
 from medimg.training.weighting import Balance, encode
@@ -73,6 +77,9 @@ class _Training:
         self.outputs = 1 if pack.task == "binary" else len(pack.classes)
         identity = hashlib.sha256(f"{spec.base}|{spec.pack}|{spec.code}".encode()).hexdigest()
         self.checkpoints = Checkpoints(paths.checkpoints, identity)
+        self.judged: tuple[keras.Model, Source]  # of the last phase: the network, and validation as it takes it
+        self.calibration: Calibration | None = None
+        self.told: tuple[str, ...] = ()
         self.every_seconds = float(os.environ.get("MEDIMG_CHECKPOINT_SECONDS", "30"))
 
     # -- the way ------------------------------------------------------------------------------------------------------
@@ -86,6 +93,7 @@ class _Training:
         with devices.scope():
             classifier = self.build()
         history = self.fit(classifier, devices)
+        self.calibrate()
         draft = self.paths.out / ".model"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -118,9 +126,8 @@ class _Training:
         if not len(rows):
             raise DatasetError(f"the pack has no {split} images")
         targets = self.pack.targets(rows)
-        return PackSource(
-            self.pack, rows, encode(targets, self.pack.task, self.pack.classes, self.pack.facts["positive"])
-        )
+        y = encode(targets, self.pack.task, self.pack.classes, self.pack.facts["positive"])
+        return PackSource(self.pack, rows, y, self.config.normalisation)
 
     def fit(self, classifier: Classifier, devices: Devices) -> list[dict[str, Any]]:
         """Trains the classifier in place and returns the history."""
@@ -138,9 +145,13 @@ class _Training:
                 self.config.epochs, augment,
             )  # fmt: skip
         assert classifier.head is not None  # noqa: S101 - a backbone comes with a head
-        if augment is not None and not self.config.fine_tune_epochs:
+        if augment is not None and not self.config.fine_tune_epochs and not augment.views:
             self.report(
-                Event("log", message="augmentation is unused: the backbone is frozen and its features computed once")
+                Event(
+                    "log",
+                    message="augmentation is unused: the backbone is frozen and its features computed once. "
+                    "Augment(views=2) computes those of changed images too",
+                )
             )
         history: list[dict[str, Any]] = []
         found = self.checkpoints.latest()
@@ -163,20 +174,27 @@ class _Training:
         self, classifier: Classifier, devices: Devices, sources: dict[str, PackSource]
     ) -> dict[str, FeatureSource]:
         forward = devices.forward(classifier.backbone)
-        total = sum(len(source) for source in sources.values())
+        augment = self.config.augmentation
+        views: dict[str, list[Source]] = {split: [source] for split, source in sources.items()}
+        if augment is not None:
+            seed = self.config.seed
+            views["train"] += [View(sources["train"], augment, (seed, number)) for number in range(augment.views)]
+        total = sum(len(source) for several in views.values() for source in several)
         self.report(Event("stage", "features", 0, total))
         found: dict[str, FeatureSource] = {}
         before = 0
-        for split, source in sources.items():
-            identity = json.dumps(
-                [self.spec.pack, split, self.config.model, self.config.model_options, dict(self.spec.inputs)]
-            )
-            features = compute(
-                forward, source, self.paths.checkpoints, identity=identity, batch_size=32, before=before, total=total,
-                report=self.report, check=self.stop.check,
-            )  # fmt: skip
-            found[split] = FeatureSource(features, source.y(np.arange(len(source))))
-            before += len(source)
+        for split, several in views.items():
+            parts = []
+            for number, source in enumerate(several):
+                # The identity names configuration, data and code: all that decides what the features are of.
+                part = compute(
+                    forward, source, self.paths.checkpoints, identity=f"{self.checkpoints.identity}|{split}|{number}",
+                    batch_size=32, before=before, total=total, report=self.report, check=self.stop.check,
+                )  # fmt: skip
+                parts.append(part)
+                before += len(source)
+            targets = several[0].y(np.arange(len(several[0])))
+            found[split] = FeatureSource(np.concatenate(parts), np.concatenate([targets] * len(several)))
         return found
 
     def _phase(
@@ -186,6 +204,7 @@ class _Training:
         with devices.scope():
             model = augmented(network, augment) if augment else network
             compile_for(model, self.pack.task, rate)
+        self.judged = network, val
         phase = Phase(
             name=name, model=model, judged=network, train=train, val=val, task=self.pack.task, epochs=epochs,
             batch_size=self.config.batch_size, patience=self.config.early_stopping, balance=balance,
@@ -215,6 +234,17 @@ class _Training:
 
     # -- after fitting ------------------------------------------------------------------------------------------------
 
+    def calibrate(self) -> None:
+        """Builds into the last layer what makes probabilities mean frequencies, as the configuration says."""
+        if self.config.calibration is None:
+            return
+        network, val = self.judged
+        targets = self.pack.classes if self.outputs > 1 else (str(self.pack.facts["positive"]),)
+        self.calibration, self.told = calibrate(
+            network, val, task=self.pack.task, targets=targets, method=self.config.calibration,
+            batch_size=self.config.batch_size, check=self.stop.check,
+        )  # fmt: skip
+
     def save(self, classifier: Classifier, draft: Path) -> None:
         """Writes the network in float32 and for one device, whatever it was trained in."""
         keras.mixed_precision.set_global_policy("float32")
@@ -232,13 +262,18 @@ class _Training:
             classes=self.pack.classes,
             task=self.pack.task,
             positive=self.pack.facts["positive"],
-            preprocessing=Preprocessing(image_size=self.pack.image_size, channels=1 if self.pack.channels == 1 else 3),
+            preprocessing=Preprocessing(
+                image_size=self.pack.image_size,
+                channels=1 if self.pack.channels == 1 else 3,
+                normalisation=self.config.normalisation,
+            ),
             config=self.config,
             data={"fingerprint": self.spec.data, "pack": self.spec.pack, "counts": _counts(self.pack)},
             versions=versions(),
             job=self.spec.id,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            notices=self.spec.notices,
+            calibration=self.calibration,
+            notices=(*self.spec.notices, *self.told),
         )
         atomic_write(draft / "medimg.json", record.model_dump_json(indent=1))
         self.report(Event("stage", "exporting", message="LiteRT and SavedModel"))
@@ -251,7 +286,11 @@ class _Training:
         """Freezes thresholds on validation, scores test once, writes the report and seals the folder."""
         self.report(Event("stage", "evaluating"))
         looks = add_look(model.path, self.spec.data) if len(self.pack.rows("test")) else 0
-        record, report = judge(model, self.pack, history=history, test_looks=looks, report=self._evaluating)
+        record, report = judge(
+            model, self.pack, history=history, test_looks=looks, audit=self.spec.audit, allow=self.spec.allow,
+            report=self._evaluating,
+        )  # fmt: skip
+        report = replace(report, cases=self.cases(model, report))
         for split, figures in record.metrics.items():
             self.tracker.metrics({f"{split}_{name}": value for name, value in figures.items()})
             self.report(Event("epoch", "evaluating", message=split, values=figures))
@@ -259,6 +298,15 @@ class _Training:
         write_seen(model.path, self.pack, record.preprocessing.channels)
         atomic_write(model.path / "card.md", card(record, report))
         ModelFolder.seal(model.path, record)
+
+    def cases(self, model: ModelFolder, report: evaluation.Report) -> tuple[Case, ...]:
+        """Returns the images that the report shows with what the network saw in them."""
+        table = report.predictions[report.headline]
+        try:
+            return make_cases(model, self.pack, table, report.thresholds.values)
+        except ConfigError as error:
+            self.report(Event("log", message=f"the report shows no cases: {error}"))
+            return ()
 
     def _evaluating(self, event: Event) -> None:
         self.stop.check()
