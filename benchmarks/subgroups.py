@@ -24,7 +24,7 @@ from medimg.inference.predictions import Predictions
 THRESHOLD = {"finding": 0.5}
 
 
-def line(name: str, images: int, patients: int, metrics: Metrics | None) -> str:
+def line(name: str, images: int, patients: int | None, metrics: Metrics | None) -> str:
     """Returns a row of the table."""
     if metrics is None:
         return f"{name} | {images} | {patients} | too few patients"

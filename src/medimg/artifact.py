@@ -22,9 +22,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from medimg.config import Task, TrainConfig
+from medimg.config import Normalisation, Task, TrainConfig
 from medimg.errors import ConfigError, ModelFolderError
 from medimg.home import atomic_write
 
@@ -59,7 +59,7 @@ class Preprocessing(_Frozen):
 
     image_size: int
     channels: Literal[1, 3]
-    normalisation: Literal["percentile", "clahe"] | None = None
+    normalisation: Normalisation | None = None
 
     def prepare(self, image: ImageLike, *, name: str | None = None) -> Pixels:
         """Returns an image as the network takes it: uint8 (height, width, channels).
@@ -154,6 +154,12 @@ class ModelRecord(_Frozen):
     job: str = ""
     created: str = ""
     notices: tuple[str, ...] = ()
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _as_trained(cls, value: Any) -> Any:
+        """Fills in what a record of an older medimg does not name: what was done then, not today's defaults."""
+        return {"calibration": None, "cases": 0, **value} if isinstance(value, Mapping) else value
 
 
 @dataclass(frozen=True, slots=True)

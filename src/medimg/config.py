@@ -24,6 +24,9 @@ __all__ = ["Augment", "Finding", "JobSpec", "Resources", "ServeConfig", "Thresho
 
 Task = Literal["binary", "multiclass", "multilabel"]
 
+Normalisation = Literal["percentile", "clahe"]
+"""Ways to bring grey levels to a common scale: see `medimg.data.normalise.normalise`."""
+
 
 def _literals(annotation: Any) -> set[str]:
     """Returns every string that a field's Literal types admit."""
@@ -159,8 +162,11 @@ class TrainConfig(Settings):
             layer: "platt" corrects spread and level (multiclass: the spread, so that the most probable class stays),
             "temperature" the spread only; None leaves them as trained. None changes the order of images.
         cases: Images of each kind (surely right, surely wrong, least certain) that the report shows with what the
-            network saw in them. They are pixels of test, or else validation images, and stay in the model folder; 0
-            leaves them out.
+            network saw in them. They are pixels of test, or else validation images, and go wherever the whole model
+            folder goes: into a cloud's storage, and into the container of a SageMaker endpoint or an AzureML
+            deployment; 0 leaves them out.
+        ordinal: Whether the classes, in the order of their names, are grades: the report of a multiclass task then
+            gives kappa, where a near miss counts less.
         seed: Of weights, data order, dropout and augmentation. Not of splits: where the dataset has none they are
             drawn the same way every time, so that runs with different seeds are judged on the same test images.
     """
@@ -169,7 +175,7 @@ class TrainConfig(Settings):
     model_options: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = "imagenet"
     image_size: int = Field(224, ge=16, le=2048)
-    normalisation: Literal["percentile", "clahe"] | None = None
+    normalisation: Normalisation | None = None
     epochs: int = Field(10, ge=1)
     fine_tune_epochs: int = Field(0, ge=0)
     fine_tune_fraction: float = Field(0.3, gt=0, le=1)
@@ -184,6 +190,7 @@ class TrainConfig(Settings):
     threshold: Literal["youden"] | float | ThresholdPolicy = "youden"
     calibration: Literal["platt", "temperature"] | None = "platt"
     cases: int = Field(6, ge=0, le=24)
+    ordinal: bool = False
     seed: int = Field(0, ge=0, lt=2**31)
 
     @field_validator("weights", mode="before")
@@ -219,6 +226,11 @@ class TrainConfig(Settings):
         if isinstance(self.augment, Augment):
             return self.augment
         return Augment() if self.augment else None
+
+    @property
+    def views(self) -> int:
+        """Changed copies of each training image that a frozen backbone is asked about too."""
+        return self.augmentation.views if self.weights is not None and self.augmentation is not None else 0
 
 
 class Resources(Settings):
@@ -301,7 +313,7 @@ class JobSpec(Settings):
         audit: What the checks of the data found, the fine ones too; it goes into the report.
         allow: Checks that were overridden by name.
         timings: Stage to seconds of what the submit did before, such as packing.
-        workload: Of a training, what its time and price depend on: `model`, `image_size`, `images`, `epochs`.
+        workload: Of a training, what its time and price depend on: `model`, `image_size`, `images`, `epochs`, `views`.
     """
 
     kind: Literal["train", "predict"] = "train"

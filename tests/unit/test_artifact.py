@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medimg.artifact import ModelFolder, ServedBy, add_look
+from medimg.artifact import ModelFolder, ModelRecord, ServedBy, add_look
 from medimg.errors import DatasetError, ModelFolderError
 
 
@@ -188,6 +188,16 @@ def test_looks_at_test_are_counted_without_breaking_the_seal(folder: Path) -> No
     assert after.test_looks == 2
     assert after.digest == before.digest
     assert [look["data"] for look in json.loads((folder / "looks.json").read_text())][-1] == "some data"
+
+
+def test_an_older_record_is_not_read_with_the_defaults_of_today(trained: ModelFolder) -> None:
+    """It was not calibrated, and nobody was asked about pictures; what a record names is kept."""
+    content = json.loads(trained.record.model_dump_json())
+    assert ModelRecord.model_validate(content) == trained.record
+    assert (trained.record.config.calibration, trained.record.config.cases) == ("platt", 6)
+    del content["config"]["calibration"], content["config"]["cases"]
+    config = ModelRecord.model_validate_json(json.dumps(content)).config
+    assert (config.calibration, config.cases) == (None, 0)
 
 
 def test_an_export_that_is_not_there_says_why(trained: ModelFolder) -> None:

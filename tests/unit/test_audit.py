@@ -133,6 +133,35 @@ def test_pairs_are_shown_side_by_side(root: Path, tmp_path: Path) -> None:
     assert "data:image/png;base64," in audit.to_html(tmp_path / "a.html").read_text()
 
 
+def test_frames_of_one_scene_are_told_once_each(root: Path) -> None:
+    """Six scenes of ten frames in train and two in test are 120 pairs; what counts is the 60 frames to leave out."""
+    for split, count in (("train", 60), ("test", 12)):
+        for number in range(count):
+            scene = pixels(f"scene {number % 6}", (64, 64)).astype(float)
+            frame = np.clip(scene * 0.9 + number / 4, 0, 255).astype(np.uint8)
+            Image.fromarray(frame).save(root / f"{split}/a/p{number}.png")
+    dataset = load(root)
+    audit = dataset.audit()
+    (finding,) = [one for one in audit.warnings if one.check == "near-duplicates"]
+    assert finding.message.startswith("60 images with what looks like a copy in another split.")
+    assert len(audit.pairs) == len(audit.examples["near-duplicates"]) == len(set(audit.near_duplicates)) == 60
+    assert {pair.first.split for pair in audit.pairs} == {"test"}
+    assert "near-duplicates" not in told(dataset.without(audit.near_duplicates).audit())
+
+
+def test_an_image_is_left_out_though_its_best_match_stays(root: Path) -> None:
+    """Of three versions, in train, validation and test, only test's stays: whichever two are the most alike."""
+    large = pixels("large", (64, 64))
+    grain = np.random.default_rng(0).normal(0, 6, (64, 64))
+    Image.fromarray(large).save(root / "train/a/one.png")
+    Image.fromarray(np.clip(large + 1.0, 0, 255).astype(np.uint8)).save(root / "val/a/two.png")
+    Image.fromarray(np.clip(large + grain, 0, 255).astype(np.uint8)).save(root / "test/a/three.png")
+    dataset = load(root)
+    audit = dataset.audit()
+    assert {pair.second.path.name for pair in audit.pairs} == {"one.png", "two.png"}
+    assert told(dataset.without(audit.near_duplicates).audit()) == {}
+
+
 # -- what stops, and what travels ------------------------------------------------------------------------------------
 
 

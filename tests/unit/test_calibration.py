@@ -133,6 +133,16 @@ def test_probabilities_of_exactly_0_and_1_are_fitted() -> None:
     assert line.slope is not None and math.isfinite(line.slope)
 
 
+def test_saturated_probabilities_have_no_interval_of_hundreds_of_thousands() -> None:
+    """All at 0 or 1, with one error on each side: only rounding would be left to tell the intercept by."""
+    truth = np.arange(100) < 50
+    scores = truth.astype(float)
+    scores[[0, 99]] = 0.0, 1.0
+    line = slope_intercept(truth, scores, np.arange(100))
+    assert line.intercept == pytest.approx(0, abs=1e-6)
+    assert line.intercept_interval is None
+
+
 def test_the_temperature_gives_the_smallest_loss() -> None:
     """Binary: log-odds tripled come back; any other temperature is worse, and the order stays."""
     truth, scores = sample(n=5000, stretch=3.0)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from medimg.artifact import ModelFolder
 from medimg.data.pack import Pack
-from medimg.errors import ModelFolderError
+from medimg.errors import ConfigError, ModelFolderError
 from medimg.evaluation.cases import Case, choose_cases, load_cases, make_cases, save_cases
 from medimg.inference.predictions import Predictions
 
@@ -139,6 +139,22 @@ def test_cases_can_be_left_out(trained: ModelFolder, pack: Pack) -> None:
         model = ModelFolder(trained.path, trained.record.model_copy(update={"config": config}), trained.digest)
         assert len(make_cases(model, pack, table, thresholds)) <= 3 * most
     assert load_cases(trained.path) == ()
+
+
+def test_no_failure_of_the_pictures_is_more_than_a_refusal(trained: ModelFolder, pack: Pack, tmp_path: Path) -> None:
+    """Training and `evaluate` go on without pictures after a ConfigError; the text names no path."""
+    broken = ModelFolder(tmp_path, trained.record, trained.digest)  # has no network to load
+    table, thresholds = trained.report.predictions[trained.report.headline], trained.report.thresholds.values
+    with pytest.raises(ConfigError, match="pictures could not be made") as refused:
+        make_cases(broken, pack, table, thresholds)
+    assert str(tmp_path) not in str(refused.value)
+
+
+def test_a_report_without_cases_leaves_no_pictures_of_an_earlier_one(tmp_path: Path) -> None:
+    """A folder that is written again holds what the new report holds."""
+    save_cases(tmp_path, (Case("7f", "a", "b", {"a": 0.7, "b": 0.3}, "wrong", "b", b"1", b"2"),))
+    save_cases(tmp_path, ())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:

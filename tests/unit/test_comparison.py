@@ -237,6 +237,21 @@ def test_a_patient_key_of_one_table_counts_for_both() -> None:
     assert neither.notices[0].startswith("No patient key")
 
 
+def test_patients_that_are_not_known_are_not_counted() -> None:
+    """A pack has a group for every image, which may be None; a key that only some images have is told as well."""
+    first, second = (
+        replace(binary(strength, seed, images=2), groups=(None,) * 200) for strength, seed in ((1.0, 1), (2.0, 2))
+    )
+    none = compare(first, second, thresholds=AT_HALF, resamples=10)
+    assert none.patients is None
+    assert none.notices[0].startswith("No patient key: each image was taken")
+    assert compare(first, binary(2.0, 2, images=2), thresholds=AT_HALF, resamples=10).patients == 100
+    groups = (None, *(f"p{row // 2}" for row in range(199)))
+    some = compare(*(replace(one, groups=groups) for one in (first, second)), thresholds=AT_HALF, resamples=10)
+    assert some.patients is None
+    assert some.notices[0].startswith("No patient key: each of 1 images without one was taken")
+
+
 def test_under_ten_patients_no_interval_is_made_up() -> None:
     """The difference is still shown, without a claim."""
     found = compare(binary(1.0, 1, n=36, images=4), binary(2.0, 2, n=36, images=4), thresholds=AT_HALF, resamples=50)

@@ -79,6 +79,13 @@ def test_every_resample_draws_as_many_patients_as_there_are_and_the_seed_decides
     assert (weights == again).all() and (weights != other).any()
 
 
+def test_memory_grows_neither_with_the_images_nor_with_the_resamples() -> None:
+    """A video of many frames and few patients: what a ranking keeps for each frame and resample comes in pieces."""
+    frames, patients = 60_000, np.arange(60_000) % 20
+    widest = max(weights.shape[1] for weights in bootstrap_weights(patients, 200, 0))
+    assert widest * frames * 8 <= 4 * 2**20
+
+
 def test_percentiles_need_nine_tenths_of_the_resamples_and_some_spread() -> None:
     """A figure that often cannot be computed, never moves, or has no bound has no interval."""
     values = np.arange(1000.0)

@@ -415,6 +415,21 @@ def test_perfect_figures_are_not_certain() -> None:
     assert one.balanced_accuracy is not None and one.intervals["balanced_accuracy"][0] < one.balanced_accuracy - 0.09
 
 
+def test_why_a_figure_has_no_interval_is_what_is_the_case() -> None:
+    """A constant model's figures are the same in each resample; a rare alarm rests on few patients."""
+    truth = np.arange(60) % 2
+    constant = measure(binary(truth, np.full(60, 0.5)), {"ABNORMAL": 0.5}, resamples=50).per_class[0]
+    for name in ("auroc", "brier"):
+        assert constant.reasons[name] == "no interval: all resamples of the patients give the same figure"
+    scores = np.where(np.arange(60) < 8, 0.9, 0.1 + np.arange(60) / 1000)
+    rare = measure(binary(truth, scores), {"ABNORMAL": 0.5}, resamples=50).per_class[0]
+    assert rare.reasons["ppv"] == "no interval: it rests on fewer than 10 patients"
+    saturated = truth.astype(float)
+    saturated[[0, 1]] = 1.0, 0.0
+    certain = measure(binary(truth, saturated), {"ABNORMAL": 0.5}, resamples=50).per_class[0]
+    assert "near 0 and 1" in certain.reasons["calibration_intercept"]
+
+
 def test_an_average_takes_no_perfect_part_for_certain() -> None:
     """Three labels, one with a perfect sensitivity of ten patients: the mean's lower bound lies lower for it."""
     rng = np.random.default_rng(7)

@@ -70,6 +70,16 @@ def test_patients_of_several_classes_are_left_out_and_counted() -> None:
     assert measure_patients(multiclass((0, 2, 1, 0)), {}) == {}
 
 
+def test_an_image_called_like_a_patient_stays_apart() -> None:
+    """It is another patient: no row is lost, and the one's contradiction does not leave out the other."""
+    table = replace(BINARY, ids=("x", "p1", "y", "z"), groups=("p1", None, "p1", "z"))
+    assert by_patient(table, "mean").ids == ("p1", "p1 (image)", "z")
+    assert measure_patients(table, {"PNEUMONIA": 0.5})["max"].n == 3
+    several = replace(multiclass((0, 1, 2, 1)), ids=("x", "p", "y", "z"), groups=("p", None, "p", "q"))
+    assert mixed_patients(several) == ("p",)
+    assert by_patient(several, "mean").ids == ("p (image)", "q")
+
+
 def test_the_largest_of_several_classes_is_still_a_distribution() -> None:
     """Of each class the largest, divided by their sum."""
     merged = by_patient(multiclass((0, 0, 1, 1)), "max")

@@ -26,6 +26,7 @@ from medimg.evaluation.checklist import CLAIM, TRIPOD, fill
 from medimg.evaluation.metrics import measure
 from medimg.evaluation.page import page
 from medimg.evaluation.report import Report
+from medimg.evaluation.summary import believed, caveats, findings
 from medimg.evaluation.thresholds import Thresholds, choose
 from medimg.inference.predictions import Predictions
 from medimg.training.card import card
@@ -274,6 +275,45 @@ def test_an_unchosen_threshold_is_not_called_chosen() -> None:
     assert "threshold was chosen" not in text
 
 
+def test_the_half_that_stands_in_is_told_from_a_choice_and_from_a_fixed_threshold() -> None:
+    """Nobody fixed it beforehand, and validation did not choose it: sentences, checklist and card agree."""
+    val = binary("val")
+    swapped = replace(val, probabilities=val.probabilities[:, ::-1])  # no threshold is better than chance
+    said = {}
+    for name, table, how in (("none", swapped, "youden"), ("chosen", val, "youden"), ("fixed", val, 0.4)):
+        thresholds = choose(table, how)  # type: ignore[arg-type]
+        made = Report.build({"val": table, "test": binary("test")}, thresholds, test_looks=1)
+        said[name] = next(iter(findings(made))), fill(TRIPOD, made)["15"], card(record_of(made), made)
+    sentence, item, text = said["none"]
+    assert "0.500, taken because validation gave none" in sentence
+    assert "Youden" not in item and "0.5, because validation gave none" in item
+    assert "(0.5, because validation gave none)" in text
+    assert "Youden" in said["chosen"][1] and "(Youden)" in said["chosen"][2]
+    assert "fixed at 0.4 beforehand" in said["fixed"][1]
+    assert "fixed at 0.4 beforehand" in said["fixed"][2] and "on validation" not in said["fixed"][2].split("| |")[0]
+
+
+def test_calibration_is_not_judged_on_the_images_it_was_fitted_on() -> None:
+    """Without test the page says where the probabilities come from, and never that they are right."""
+    rng = np.random.default_rng(0)
+    p = rng.random(400)
+    table = Predictions(
+        classes=("NORMAL", "PNEUMONIA"), task="binary", positive="PNEUMONIA", ids=tuple(map(str, range(400))),
+        probabilities=np.stack([1 - p, p], axis=1), labels=tuple((rng.random(400) < p).astype(int)), split="val",
+    )  # fmt: skip
+    plain, fitted = build(table), build(table, record={"calibration": {"method": "platt"}})
+    assert "No error of the probabilities could be shown" in " ".join(believed(plain))
+    (sentence,) = believed(fitted)
+    assert "were calibrated on these validation images" in sentence
+    assert (
+        "probabilities were calibrated on the validation images"
+        in dict(caveats(fitted))["These figures are optimistic"]
+    )
+    assert "calibrated" not in str(dict(caveats(plain)))
+    judged = build(table, binary("test"), record={"calibration": {"method": "platt"}})
+    assert "calibrated" not in " ".join(believed(judged))
+
+
 HOSTILE = "<script>alert(\"1\")</script>/é & 'x'"
 
 
@@ -400,6 +440,16 @@ def test_patients_with_several_images_are_also_judged_once(report: Report) -> No
     assert build(alone).patients == {}
 
 
+def test_classes_in_order_have_kappa_and_others_none(tmp_path: Path) -> None:
+    """A near miss counts less only where somebody said that classes are grades."""
+    tables = many("val", "multiclass", 3), many("test", "multiclass", 3)
+    graded, plain = build(*tables, ordinal=True), build(*tables)
+    assert graded.metrics["kappa"] == pytest.approx(1)  # every image of this table is right
+    assert "Weighted kappa" in graded.to_html(tmp_path / "graded.html").read_text()
+    assert "kappa" not in plain.metrics
+    assert "Weighted kappa" not in plain.to_html(tmp_path / "plain.html").read_text()
+
+
 def test_checklists_have_all_items_and_answer_only_what_is_known(report: Report) -> None:
     """The numbers are the papers'; an answer about training needs a record of it."""
     assert len(TRIPOD.items) == 52 and len(CLAIM.items) == 44
@@ -409,6 +459,7 @@ def test_checklists_have_all_items_and_answer_only_what_is_known(report: Report)
     assert len(set(numbers)) == 52
     answers = fill(CLAIM, report)
     assert "100 patients" in answers["35"] and answers["20"] == "No patient is in two splits."
+    assert "32" in answers and "32" not in fill(CLAIM, replace(report, history={}))  # maybe another hospital's test
     assert "25" not in answers  # the record says nothing of the training
     facts = {"architecture": "tiny"}, {"epochs": 3, "image_size": 64, "seed": 1, "weights": None}
     trained = replace(report, record={"model": facts[0], "configuration": facts[1]})
@@ -455,6 +506,18 @@ def test_the_card_has_intervals_subgroups_and_the_audit(report: Report) -> None:
     assert "| sex: F | 100 |" in text and "fewer than 10 patients" in text
     assert "| shortcuts | warning | Size alone tells the classes apart. |" in text
     assert all(worry in text for worry in report.worries)
+
+
+def test_names_stay_words_in_the_card() -> None:
+    """Line ends, tags, links, code and bars in a class's name make no structure of the card."""
+    name = "B\n# Head <img src=x> [here](http://x) `code` | **a**"
+    tables = [with_columns(binary(split, ("A", name))) for split in ("val", "test")]
+    made = build(*tables, notices=[f"About {name}"], audit=[AUDIT[0].model_copy(update={"message": name})])
+    _, matter, text = card(record_of(made), made).split("---\n", 2)
+    assert yaml.safe_load(matter)["library_name"] == "keras"
+    assert text.count("Head") >= 6
+    assert "\n# Head" not in text and "<img" not in text
+    assert not re.search(r"(?<!\\)\[here|(?<!\\)`code|(?<!\\)\*a|(?<!\\)\| \\\*", text)
 
 
 def test_shares_are_never_rounded_to_all_or_nothing() -> None:

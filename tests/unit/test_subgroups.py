@@ -58,6 +58,16 @@ def test_a_subgroup_of_few_patients_has_no_figures() -> None:
     assert subgroups(replace(predictions, groups=None), THRESHOLD)[1].metrics is not None
 
 
+def test_patients_that_are_not_known_are_not_counted() -> None:
+    """Images without a patient may be of one: their number is not that of patients."""
+    predictions = table({"site": ["A"] * 40 + ["B"] * 20}, images=2)
+    assert predictions.groups is not None
+    some = replace(predictions, groups=(*predictions.groups[:59], None))
+    assert [one.patients for one in subgroups(some, THRESHOLD)] == [20, None]
+    for groups in (None, (None,) * 60):
+        assert [one.patients for one in subgroups(replace(predictions, groups=groups), THRESHOLD)] == [None, None]
+
+
 def test_rare_values_are_taken_together() -> None:
     """Eight values are shown; the rest would be a table of one patient a row."""
     values = [f"device {i}" for i in range(9)] * 10 + ["device 9"]
@@ -73,6 +83,18 @@ def test_ages_are_taken_in_round_bands() -> None:
         ("under 20", 19), ("20 to under 40", 20), ("40 to under 60", 20), ("60 to under 80", 20),
         ("80 and over", 11), ("unknown", 1),
     ]  # fmt: skip
+
+
+def test_an_age_that_is_missing_or_text_leaves_the_others_in_bands() -> None:
+    """Empty cells are written in many ways; and one word among many numbers makes no names of them."""
+    ages = [str(age) for age in range(20, 80)]
+    for missing in ("NA", "n/a", "nan", "NULL"):
+        found = subgroups(table({"age": [*ages, missing]}), THRESHOLD)
+        assert shown(found)[-1] == ("unknown", 1) and len(found) <= 6
+    found = subgroups(table({"age": [*ages, "over 89"]}), THRESHOLD)
+    assert shown(found)[-1] == ("other", 1) and len(found) <= 6
+    codes = subgroups(table({"site": [*map(str, range(9)), *"abcdefghi"]}), THRESHOLD)
+    assert [one.value for one in codes] == ["0", "1", "2", "3", "4", "5", "6", "7", "other"]
 
 
 def test_a_few_numbers_are_codes_in_their_order() -> None:

@@ -139,8 +139,10 @@ def test_only_validation_may_choose(split: str | None) -> None:
 
 def test_a_clear_case_needs_no_notice() -> None:
     """With 100 of each, well apart, there is nothing to warn about."""
-    found = choose(binary([0] * 100 + [1] * 100, [0.2] * 100 + [0.6] * 100), "youden")
+    scores = [*np.linspace(0.1, 0.2, 100), *np.linspace(0.6, 0.7, 100)]
+    found = choose(binary([0] * 100 + [1] * 100, scores), "youden")
     assert found.values == {"PNEUMONIA": pytest.approx(0.4)}
+    assert "PNEUMONIA" in found.uncertain
     assert found.chosen == ("PNEUMONIA",)
     assert found.notices == ()
 
@@ -207,12 +209,13 @@ def test_a_least_sensitivity_says_how_low_the_true_one_may_be() -> None:
     scores = [0.1] * 80 + [0.3] * 20 + [0.05] * 3 + [0.6] * 57
     found = choose(binary([0] * 100 + [1] * 60, scores), ThresholdPolicy(sensitivity=0.95))
     assert found.values == {"PNEUMONIA": pytest.approx(0.45)}
-    asked, few = found.notices
+    asked, few, bandless = found.notices
     assert asked == (
         "Asked for was a sensitivity of at least 0.95. Validation gives PNEUMONIA 0.950 on 60 images (the true one may "
         "be as low as 0.859)."
     )
     assert "fewer than 73 positive validation images: PNEUMONIA (60)" in few
+    assert "nearly all give a threshold" in bandless  # a third of the draws have more than 3 of 60 at 0.05
 
 
 def test_a_least_specificity_is_judged_by_the_negatives() -> None:
@@ -304,6 +307,26 @@ def test_the_band_holds_the_threshold_and_shrinks_with_more_patients() -> None:
         width[name] = high - low
     assert width["many"] < width["few"] / 2
     assert width["repeated"] > width["many"] * 2
+
+
+@pytest.mark.parametrize("patients", [1, 2, 8])
+def test_few_patients_give_no_band_and_say_so(patients: int) -> None:
+    """Two hundred images of them do not tell how far another hospital's patients would move the threshold."""
+    truth = [row // patients % 2 for row in range(200)]
+    scores = np.clip(np.array(truth) * 0.2 + np.random.default_rng(0).random(200) * 0.7, 0, 1).tolist()
+    found = choose(binary(truth, scores, groups=[str(row % patients) for row in range(200)]), "youden")
+    assert found.chosen == ("PNEUMONIA",) and found.uncertain == {}
+    assert found.notices[-1].startswith("No decision will be called uncertain for PNEUMONIA")
+
+
+def test_a_threshold_that_never_moves_has_no_band_and_says_so() -> None:
+    """Two scores alone: every draw puts the threshold between them, which shows nothing about the next patient."""
+    found = choose(binary([0] * 100 + [1] * 100, [0.2] * 100 + [0.6] * 100), "youden")
+    assert found.uncertain == {}
+    assert found.notices == (
+        "No decision will be called uncertain for PNEUMONIA: how far the threshold may be off is not known. It takes "
+        "10 validation patients with and 10 without, whose draws nearly all give a threshold, and not all the same.",
+    )
 
 
 def test_the_order_of_the_images_changes_nothing() -> None:

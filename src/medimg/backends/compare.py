@@ -278,6 +278,7 @@ def _finished(backend: Backend, dataset: Dataset, config: TrainConfig, machine: 
     """Returns the latest completed training of the same work on that machine; None: there is none."""
     wanted = {
         "model": config.model, "image_size": config.image_size, "epochs": config.epochs + config.fine_tune_epochs,
+        "views": config.views,
     }  # fmt: skip
     fewest = len(dataset) * (1 - _REJECTED)
 

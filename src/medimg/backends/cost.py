@@ -54,11 +54,11 @@ class Measured:
 
 
 def comparable(jobs: Iterable[Resource], config: TrainConfig, resources: Resources) -> Measured | None:
-    """Returns how long the latest completed job of the same network, image size and instance took; None: none did."""
+    """Returns how long the latest completed job of the same network, image size, views and instance took, or None."""
+    wanted = {"model": config.model, "image_size": config.image_size, "views": config.views}
     alike = []
     for job in jobs:
-        work = job.details.get("workload", {})
-        same = work.get("model") == config.model and work.get("image_size") == config.image_size
+        same = wanted.items() <= job.details.get("workload", {}).items()
         if same and job.status == "completed" and job.details.get("instance") == resources.instance:
             alike.append(job)
     if not alike:

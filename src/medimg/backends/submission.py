@@ -120,7 +120,7 @@ def _submission(
     if config is not None:
         workload = {
             "model": config.model, "image_size": config.image_size, "images": len(pack),
-            "epochs": config.epochs + config.fine_tune_epochs,
+            "epochs": config.epochs + config.fine_tune_epochs, "views": config.views,
         }  # fmt: skip
     draft = JobSpec(
         kind=kind, base=name, checkpoints=name, config=config, resources=resources, data=pack.fingerprint,

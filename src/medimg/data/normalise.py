@@ -6,17 +6,13 @@ far as they go, so that every machine gives the same bits.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 
+from medimg.config import Normalisation
 from medimg.data.decode import Pixels
 
 __all__ = ["Normalisation", "normalise"]
-
-Normalisation = Literal["percentile", "clahe"]
-"""Ways to normalise: see `normalise`."""
 
 _LEVELS = 256
 _TAIL = 0.01

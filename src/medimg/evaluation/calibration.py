@@ -25,6 +25,7 @@ __all__ = [
     "log_odds",
     "negative_log_likelihood",
     "reliability",
+    "sigmoid",
     "slope_intercept",
 ]
 
@@ -33,6 +34,9 @@ BINS = 10
 
 # A float32 network gives exactly 1 from odds of about 1 to 17 million; their logarithm has to stay finite.
 _CLOSEST = 1e-7
+# Standard error in log-odds, or in multiples of them, that tells nothing: where all probabilities are 0 or 1 only
+# rounding is left of the curvature.
+_WIDEST = 10.0
 _STEPS = 100
 _SMALL = 1e-10
 _ROUNDING = 1e-12  # of a sum of logarithms: at the best fit no step makes it smaller
@@ -175,7 +179,7 @@ def _logistic(
     coefficients = np.zeros(design.shape[1])
     loss = negative_log_likelihood(offset, y)
     for _ in range(_STEPS):
-        p = _sigmoid(design @ coefficients + offset)
+        p = sigmoid(design @ coefficients + offset)
         gradient = design.T @ (y - p)
         if np.abs(gradient).max() <= _SMALL * len(y):
             return coefficients
@@ -199,18 +203,21 @@ def _wald(
     coefficients: npt.NDArray[np.float64] | None,
     patients: npt.NDArray[np.int64] | None,
 ) -> Interval | None:
-    """Returns the interval of the last coefficient."""
+    """Returns the interval of the last coefficient; None where there are too few patients or it would tell nothing."""
     if coefficients is None or patients is None:
         return None
     count = len(np.unique(patients))
     if count < FEWEST_PATIENTS:
         return None
-    p = _sigmoid(design @ coefficients + offset)
+    p = sigmoid(design @ coefficients + offset)
     bread = np.linalg.pinv(design.T @ (design * (p * (1 - p))[:, None]))
     scores = design * (y - p)[:, None]
     summed = np.stack([np.bincount(patients, weights=column) for column in scores.T], axis=1)
     variance = (bread @ (summed.T @ summed) @ bread)[-1, -1] * count / (count - 1)
-    half = student(count - 1) * math.sqrt(variance)
+    error = math.sqrt(variance)
+    if error > _WIDEST:
+        return None
+    half = student(count - 1) * error
     return float(coefficients[-1] - half), float(coefficients[-1] + half)
 
 
@@ -257,7 +264,7 @@ def _temperature(logits: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]
     # In the inverse of the temperature the likelihood is concave: its slope falls through 0 at most once.
     def slope(inverse: float) -> float:
         z = logits * inverse
-        p = _sigmoid(z) if z.ndim == 1 else np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
+        p = sigmoid(z) if z.ndim == 1 else np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
         return float(((truth - p) * logits).sum())
 
     low, high = 1e-3, 1e3
@@ -277,7 +284,12 @@ def _settled(logits: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) ->
     return bool((right >= logits.max(axis=1)).all())
 
 
-def _sigmoid(z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def sigmoid(z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Returns the probabilities of log-odds: the inverse of `log_odds`.
+
+    Args:
+        z: float64, any shape.
+    """
     from scipy.special import expit
 
     p: npt.NDArray[np.float64] = expit(z)

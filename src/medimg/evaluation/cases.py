@@ -2,7 +2,8 @@
 
 `report/cases.json` in a model folder holds one row a case: salted id, truth, decision, probabilities, and two pictures
 of at most 160 pixels a side, the image as it was packed and the same with its Grad-CAM over it. They are pictures of
-patients: whoever gets the model folder gets them too. `TrainConfig.cases=0` leaves them out.
+patients: whoever gets the model folder gets them too, and so does a machine that serves the whole of it.
+`TrainConfig.cases=0` leaves them out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from medimg.artifact import ModelFolder
 from medimg.data.decode import Pixels
 from medimg.data.pack import Pack
-from medimg.errors import ModelFolderError
+from medimg.errors import ConfigError, ModelFolderError
 from medimg.evaluation.explain import Explainer, Map, overlay, png
 from medimg.home import atomic_write
 from medimg.inference.predictions import Predictions
@@ -123,8 +124,23 @@ def make_cases(
         thresholds: Target to its frozen threshold; empty for multiclass.
 
     Raises:
-        ConfigError: The network cannot be explained: see `medimg.evaluation.explain.grad_cam`.
+        ConfigError: The pictures could not be made, whatever the reason: figures stand without them. Most often the
+            network cannot be explained: see `medimg.evaluation.explain.grad_cam`.
     """
+    try:
+        return _made(model, pack, predictions, thresholds)
+    except ConfigError:
+        raise
+    except Exception as error:
+        # A layer of the user's own may raise anything; its text may hold paths, so that only its kind is told.
+        raise ConfigError(
+            f"the pictures could not be made ({type(error).__name__}). model.explain(image) shows the whole error"
+        ) from error
+
+
+def _made(
+    model: ModelFolder, pack: Pack, predictions: Predictions, thresholds: Mapping[str, float]
+) -> tuple[Case, ...]:
     chosen = choose_cases(predictions, thresholds, most=model.record.config.cases)
     if not chosen:
         return ()
@@ -152,8 +168,14 @@ _FORMAT = TypeAdapter(tuple[Case, ...], config=ConfigDict(ser_json_bytes="base64
 
 
 def save_cases(folder: str | Path, cases: tuple[Case, ...]) -> Path:
-    """Writes the cases into a report's folder, as one file with the pictures in it, and returns its path."""
+    """Writes the cases into a report's folder, as one file with the pictures in it, and returns its path.
+
+    Without cases no file is left there: the pictures of an earlier report are not this one's.
+    """
     file = Path(folder) / _FILE
+    if not cases:
+        file.unlink(missing_ok=True)
+        return file
     atomic_write(file, _FORMAT.dump_json(cases, indent=1))
     return file
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from medimg.evaluation.summary import policy
+
 if TYPE_CHECKING:
     from medimg.evaluation.report import Report
 
@@ -130,7 +132,8 @@ def _answers(report: Report) -> dict[str, str]:
         + (
             "The most probable class is decided."
             if multiclass
-            else f"Thresholds: {_policy(report)}, frozen before {'test' if test else 'any other data'} was scored."
+            else f"Thresholds: {policy(report.thresholds)}; frozen before "
+            f"{'test' if test else 'any other data'} was scored."
         ),
         "counts": "; ".join(
             f"{name}: {one.n:,} images" + ("" if one.patients is None else f" of {one.patients:,} patients")
@@ -143,7 +146,7 @@ def _answers(report: Report) -> dict[str, str]:
     }
     if headline.interval_method:
         answers["intervals"] = headline.interval_method
-    if test:
+    if test and report.history:  # only training's own: another test split may be another hospital's
         answers["internal"] = f"Test, scored {report.test_looks:,} time{'' if report.test_looks == 1 else 's'}."
     if report.audit:
         answers["preparation"] = "Automatic checks before training: “Audit of the data”."
@@ -188,7 +191,8 @@ def _recorded(report: Report) -> dict[str, str]:
     if counts:
         parts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
         untouched = ", test took no part" if "test" in counts else ""
-        answers["partitions"] = f"{parts} images; validation chose epoch and thresholds{untouched}."
+        chose = "epoch and thresholds" if report.thresholds.chosen else "the epoch"
+        answers["partitions"] = f"{parts} images; validation chose {chose}{untouched}."
     if versions := _section(report, "environment"):
         answers["software"] = ", ".join(f"{package} {version}" for package, version in versions.items())
     return answers
@@ -197,10 +201,3 @@ def _recorded(report: Report) -> dict[str, str]:
 def _section(report: Report, name: str) -> Mapping[str, Any]:
     section = report.record.get(name)
     return section if isinstance(section, Mapping) else {}
-
-
-def _policy(report: Report) -> str:
-    policy = report.thresholds.policy
-    if policy == "youden":
-        return "largest sensitivity + specificity on validation (Youden)"
-    return f"fixed at {policy:g}" if isinstance(policy, float) else f"{policy}, on validation"

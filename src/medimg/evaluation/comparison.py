@@ -95,7 +95,7 @@ class Comparison(_Frozen):
         task: "binary", "multiclass" or "multilabel".
         split: The split, or None.
         images: How many.
-        patients: How many; None where no patient key is known and each image was taken for a patient of its own.
+        patients: How many; None where the patient of some image is not known and it was taken for one of its own.
         resamples: Of the bootstrap.
         differences: Over all classes; those that cannot be estimated are left out.
         per_class: One entry a target: the positive class (binary), or every class.
@@ -204,9 +204,11 @@ def compare(
         )
 
     found = []
-    if not first.groups:
+    unknown = len(first) if first.groups is None else first.groups.count(None)
+    if unknown:
+        whose = "each image" if unknown == len(first) else f"each of {unknown:,} images without one"
         found.append(
-            "No patient key: each image was taken for a patient of its own. If patients have several images, the "
+            f"No patient key: {whose} was taken for a patient of its own. If patients have several images, the "
             "intervals are too narrow."
         )
     if drawn is None:
@@ -216,7 +218,7 @@ def compare(
         task=first.task,
         split=first.split,
         images=len(first),
-        patients=count if first.groups else None,
+        patients=None if unknown else count,
         resamples=resamples,
         differences=differences(-1),
         per_class=tuple(of_class(column, name) for column, name in enumerate(first.targets)),
@@ -314,7 +316,7 @@ def _aligned(first: Predictions, second: Predictions, names: tuple[str, str]) ->
             f"the models were not asked of the same cases: {len(only[0]):,} only of {a}, {len(only[1]):,} only of {b}, "
             f"{len(first) - len(only[0]):,} of both. Score both on one dataset: compare_models(a, b, dataset)"
         )
-    second = second.select(first.ids)
+    first, second = _keyed(first), _keyed(second.select(first.ids))
     if first.labels is None or second.labels is None:
         raise DatasetError("these predictions have no labels; add them with predictions.join({id: label, …})")
     for what in ("labels", "groups"):
@@ -328,6 +330,11 @@ def _aligned(first: Predictions, second: Predictions, names: tuple[str, str]) ->
     if first.groups is None and second.groups is not None:
         first = replace(first, groups=second.groups)
     return first, second
+
+
+def _keyed(table: Predictions) -> Predictions:
+    """Returns the table, without patients where none is known: a pack has a column of them all the same."""
+    return replace(table, groups=None) if set(table.groups or ()) == {None} else table
 
 
 def _differences(estimates: Values, drawn: Values | None, added: Values, patients: int) -> Iterator[Difference]:

@@ -205,7 +205,13 @@ def _evidence(model: keras.Model, images: npt.NDArray[np.float32], signs: npt.ND
                     "networks only"
                 )
             asked = tf.reduce_sum(tf.cast(walk.logits, tf.float32) * signs[start : start + _BATCH])
-        added = tf.reduce_sum(tf.cast(tape.gradient(asked, walk.maps) * walk.maps, tf.float32), axis=-1)
+            gradient = tape.gradient(asked, walk.maps)
+        if gradient is None:
+            raise ConfigError(
+                f"{model.name} lets no gradient through from its output to its last convolution (stop_gradient, or an "
+                "operation without one): Grad-CAM needs it"
+            )
+        added = tf.reduce_sum(tf.cast(gradient * walk.maps, tf.float32), axis=-1)
         rows, columns = (
             axis.onto(size, reach) for axis, size, reach in zip(walk.axes, images.shape[1:3], walk.reach, strict=True)
         )
@@ -333,16 +339,19 @@ def _axes(operation: Any, before: tuple[_Axis, ...], after: Any) -> tuple[_Axis,
     """
     import keras
 
+    layers = keras.layers
+    convolves = isinstance(operation, layers.Conv2D | layers.DepthwiseConv2D | layers.SeparableConv2D)
+    pools = isinstance(operation, layers.MaxPooling2D | layers.AveragePooling2D)
     found = []
     for side, axis in enumerate(before):
         cells = int(after.shape[1 + side])
-        window = getattr(operation, "kernel_size", getattr(operation, "pool_size", None))
         if isinstance(operation, keras.layers.ZeroPadding2D):
             found.append(axis.after(cells, 1, 1, operation.padding[side][0]))
-        elif isinstance(operation, keras.layers.Conv2DTranspose) or window is None:
+        elif not convolves and not pools:
             found.append(axis.stretched(cells))
         else:
-            dilation = getattr(operation, "dilation_rate", (1, 1))
+            window = operation.kernel_size if convolves else operation.pool_size
+            dilation = operation.dilation_rate if convolves else (1, 1)
             dilated = (window[side] - 1) * (dilation[side] if isinstance(dilation, tuple) else dilation) + 1
             stride = operation.strides[side]
             padding = max((cells - 1) * stride + dilated - axis.cells, 0) if operation.padding == "same" else 0

@@ -29,6 +29,7 @@ __all__ = [
     "proportion",
     "student",
     "totals",
+    "unvaried",
 ]
 
 Interval = tuple[float, float]
@@ -40,7 +41,7 @@ FEWEST_PATIENTS = 10
 _USABLE = 0.9  # of the resamples: the least that must give a figure
 _TAIL = 0.025
 _ROUNDING = 1e-12  # a spread below it is that of sums in another order
-_BLOCK = 1 << 19  # weights at a time: 4 MiB of float64
+_BLOCK = 1 << 19  # numbers at a time: 4 MiB of float64
 
 
 def numbered(groups: Sequence[str | None] | None, ids: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -62,6 +63,7 @@ def bootstrap_weights(patients: npt.NDArray[np.int64], resamples: int, seed: int
 
     Every resample draws as many patients as there are, with replacement. `weights[patients]` has one row a sample.
     The same seed and number of patients give the same weights, so that two models can be compared on the same draws.
+    A figure may keep a number for each sample and resample, so there are fewer at a time the more samples there are.
 
     Args:
         patients: One number a sample, from `numbered`.
@@ -70,7 +72,7 @@ def bootstrap_weights(patients: npt.NDArray[np.int64], resamples: int, seed: int
     """
     count = int(patients.max()) + 1
     rng = np.random.default_rng(seed)
-    width = max(8, min(resamples, _BLOCK // count))
+    width = max(8, min(resamples, _BLOCK // len(patients)))
     for start in range(0, resamples, width):
         now = min(width, resamples - start)
         drawn = rng.integers(0, count, size=(now, count))
@@ -188,9 +190,17 @@ def on_logit_scale(value: float, values: npt.NDArray[np.float64], patients: int)
 
 def _usable(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
     usable = values[~np.isnan(values)]
-    if len(usable) < max(2, _USABLE * len(values)) or usable.max() <= usable.min() + _ROUNDING:
-        return None
-    return usable
+    return None if len(usable) < max(2, _USABLE * len(values)) or unvaried(usable) else usable
+
+
+def unvaried(values: npt.NDArray[np.float64]) -> bool:
+    """Returns whether all resamples that give the figure give the same.
+
+    Args:
+        values: float64 (resamples,); NaN where the figure could not be computed.
+    """
+    usable = values[~np.isnan(values)]
+    return len(usable) > 0 and bool(usable.max() <= usable.min() + _ROUNDING)
 
 
 def proportion(

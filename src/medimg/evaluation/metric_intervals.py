@@ -20,6 +20,7 @@ from medimg.evaluation.intervals import (
     on_logit_scale,
     percentiles,
     proportion,
+    unvaried,
 )
 from medimg.evaluation.resampling import Resamples
 from medimg.evaluation.target import Target
@@ -127,20 +128,27 @@ def accuracy_interval(
     return proportion(right.astype(np.float64).ravel(), of.ravel(), np.repeat(patients, right.shape[1]))
 
 
-def why_none(figure: str, value: float, patients: int) -> str:
+def why_none(figure: str, value: float, patients: int, resamples: npt.NDArray[np.float64] | None) -> str:
     """Returns why a figure that has a value has no interval.
 
     Args:
         figure: Its name.
         value: Of all samples.
         patients: Those that it rests on, of the rarer kind.
+        resamples: Of the figure, float64 (resamples,); None where it is not resampled.
     """
     if figure == "ece":
         return "no interval: chance alone makes it larger, and drawing images again adds to that"
+    if 0 < value < 1 and resamples is not None and unvaried(resamples):
+        return "no interval: all resamples of the patients give the same figure"
     if patients < FEWEST_PATIENTS:
         return f"no interval: {patients:,} patients; at least {FEWEST_PATIENTS} are needed"
+    if figure.startswith("calibration"):
+        return "no interval: probabilities so near 0 and 1 do not tell it"
     if value in (0, 1) or figure == "mcc":
         return "no interval: drawing the same patients again does not show how far a perfect figure can fall"
+    if figure in ("ppv", "npv"):
+        return f"no interval: it rests on fewer than {FEWEST_PATIENTS} patients"
     return "no interval: too many resamples of the patients do not give this figure"
 
 

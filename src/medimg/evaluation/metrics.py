@@ -277,7 +277,7 @@ def _class_metrics(
         rarer = min(target.positive_patients, target.negative_patients)
         for figure, value in target.values.items():
             if value is not None and figure not in intervals:
-                reasons[figure] = why_none(figure, value, rarer)
+                reasons[figure] = why_none(figure, value, rarer, resamples.get(figure))
     return ClassMetrics(
         name=name,
         true_positives=target.count(True, True),

@@ -172,7 +172,7 @@ def _sections(report: Report, headline: Metrics) -> Iterable[tuple[str, str, str
     for place, title, names in _CHAPTERS:
         plots = [_plot(name, report.figures[name], headline) for name in names if name in report.figures]
         if plots:
-            words = {"probabilities": believed(headline), "use": useful(report)}.get(place, ())
+            words = {"probabilities": believed(report), "use": useful(report)}.get(place, ())
             said = "".join(f"<p class='said'>{escape(sentence)}</p>" for sentence in words)
             if place == "probabilities" and " wide" not in plots[0][:40]:
                 aside = f'<div class="aside">{said}{tables.calibration(headline)}</div>'

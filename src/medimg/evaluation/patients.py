@@ -23,6 +23,8 @@ _HOWS: tuple[How, ...] = ("mean", "max")
 def by_patient(predictions: Predictions, how: How) -> Predictions:
     """Returns one row a patient; the sample ids are the groups, in the order in which they first occur.
 
+    An image without a group keeps its id; where that is also a group's name, " (image)" is added.
+
     A patient has a finding if any image shows it (binary: the positive class), has not if an image is known not to
     show it and none shows it, and else the label is unknown. In a multiclass task the images of a patient must agree:
     patients whose images differ are left out, and `mixed_patients` names them. An image without a group is a patient
@@ -52,8 +54,7 @@ def by_patient(predictions: Predictions, how: How) -> Predictions:
             found[:, 1 - positive] = 1 - found[:, positive]
         elif predictions.task == "multiclass":
             found /= found.sum(axis=1, keepdims=True)
-    mixed = set(mixed_patients(predictions))
-    kept = [row for row, name in enumerate(names) if name not in mixed]
+    kept = np.flatnonzero(~_mixed(predictions, len(names), patient)).tolist()
     if not kept:
         raise DatasetError("every patient has images of different classes: there is nothing to measure by patient")
     labels = None if predictions.labels is None else _labels(predictions, len(names), patient)
@@ -72,13 +73,18 @@ def by_patient(predictions: Predictions, how: How) -> Predictions:
 
 def mixed_patients(predictions: Predictions) -> tuple[str, ...]:
     """Returns the patients of a multiclass task whose images show different classes; for any other task none."""
-    if predictions.task != "multiclass" or predictions.labels is None:
-        return ()
     names, patient = _patients(predictions)
-    shown: list[set[Label]] = [set() for _ in names]
+    return tuple(names[row] for row in np.flatnonzero(_mixed(predictions, len(names), patient)).tolist())
+
+
+def _mixed(predictions: Predictions, patients: int, patient: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Returns for each patient of a multiclass task whether their images show different classes."""
+    if predictions.task != "multiclass" or predictions.labels is None:
+        return np.zeros(patients, dtype=bool)
+    shown: list[set[Label]] = [set() for _ in range(patients)]
     for row, label in zip(patient.tolist(), predictions.labels, strict=True):
         shown[row].add(label)
-    return tuple(name for name, labels in zip(names, shown, strict=True) if len(labels) > 1)
+    return np.array([len(labels) > 1 for labels in shown])
 
 
 def measure_patients(
@@ -110,13 +116,21 @@ def measure_patients(
 def _patients(predictions: Predictions) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Returns the patients in the order of their first image, and for each image the position of its patient."""
     groups: Sequence[str | None] = predictions.groups or (None,) * len(predictions)
-    # A group may be called like an image without one; the pair keeps them apart.
     places: dict[tuple[bool, str], int] = {}
     rows = [
         places.setdefault((group is None, sample if group is None else group), len(places))
         for sample, group in zip(predictions.ids, groups, strict=True)
     ]
-    return [name for _, name in places], np.array(rows, dtype=np.int64)
+    # A group may be called like an image without one.
+    taken = {*groups, *predictions.ids}
+    names = []
+    for alone, name in places:
+        if alone and (False, name) in places:
+            while name in taken:
+                name += " (image)"
+            taken.add(name)
+        names.append(name)
+    return names, np.array(rows, dtype=np.int64)
 
 
 def _labels(predictions: Predictions, patients: int, patient: npt.NDArray[np.int64]) -> list[Label]:

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from medimg.evaluation.calibration import sigmoid
+
 __all__ = ["fit_platt"]
 
 _STEPS = 100
@@ -45,7 +47,7 @@ def _firth(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
     design = np.stack([np.ones(len(x)), x], axis=1)
 
     def curvature(coefficients: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        p = _sigmoid(design @ coefficients)
+        p = sigmoid(design @ coefficients)
         found: npt.NDArray[np.float64] = design.T @ (design * (p * (1 - p))[:, None])
         return found
 
@@ -57,7 +59,7 @@ def _firth(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
     coefficients = np.zeros(2)
     least = loss(coefficients)
     for _ in range(_STEPS):
-        p = _sigmoid(design @ coefficients)
+        p = sigmoid(design @ coefficients)
         inverse = np.linalg.inv(curvature(coefficients))
         leverage = p * (1 - p) * np.einsum("ij,jk,ik->i", design, inverse, design)
         step = inverse @ (design.T @ (y - p + leverage * (0.5 - p)))
@@ -81,11 +83,4 @@ def _level(z: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
     middle = math.log(share / (1 - share))
     # Somewhere between: at these ends all probabilities lie on one side of the share.
     low, high = middle - float(z.max()) - 1, middle - float(z.min()) + 1
-    return float(brentq(lambda shift: float(_sigmoid(z + shift).mean()) - share, low, high, xtol=_SMALL))
-
-
-def _sigmoid(z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    from scipy.special import expit
-
-    p: npt.NDArray[np.float64] = expit(z)
-    return p
+    return float(brentq(lambda shift: float(sigmoid(z + shift).mean()) - share, low, high, xtol=_SMALL))

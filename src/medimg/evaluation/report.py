@@ -22,6 +22,8 @@ from medimg.evaluation.subgroups import Subgroup, gaps, subgroups
 from medimg.evaluation.thresholds import Thresholds
 from medimg.home import atomic_write
 from medimg.inference.predictions import Predictions
+from medimg.progress import Event, silent
+from medimg.progress import Report as Progress
 
 if TYPE_CHECKING:
     from medimg.evaluation.drawing import Figure
@@ -112,6 +114,8 @@ class Report:
         notices: Iterable[str] = (),
         audit: Iterable[Finding] = (),
         cases: Iterable[Case] = (),
+        ordinal: bool = False,
+        progress: Progress = silent,
     ) -> Report:
         """Returns the report of labelled predictions.
 
@@ -124,14 +128,20 @@ class Report:
             notices: What the user was told about the data.
             audit: What the checks of the data found: `JobSpec.audit`.
             cases: Images to look at: `medimg.evaluation.cases.make_cases`.
+            ordinal: Whether the classes of a multiclass task are in order, from least to most.
+            progress: Told between the parts of it, which take seconds where there are many images.
 
         Raises:
             DatasetError: The splits do not fit together, share a sample, or have no labels.
         """
         _check(predictions, test_looks)
         values = thresholds.values
-        splits = {name: measure(table, values, resamples=_RESAMPLES, seed=_SEED) for name, table in predictions.items()}
+        splits: dict[str, Metrics] = {}
+        for name, table in predictions.items():
+            progress(Event("stage", "intervals", message=name))
+            splits[name] = measure(table, values, ordinal=ordinal, resamples=_RESAMPLES, seed=_SEED)
         headline = predictions[_headline(splits)]
+        progress(Event("stage", "intervals", message="patients and subgroups"))
         told = [
             *_leaks(predictions),
             *splits[_headline(splits)].notices,
@@ -222,8 +232,7 @@ class Report:
         folder = Path(folder)
         for name, table in self.predictions.items():
             table.to_csv(folder / f"predictions-{name}.csv")
-        if self.cases:
-            save_cases(folder, self.cases)
+        save_cases(folder, self.cases)
         self.to_html(folder / "report.html")
         return self.to_json(folder / "report.json").parent
 

@@ -69,6 +69,8 @@ def judge(
         record=_facts(model.record),
         notices=model.record.notices,
         audit=(*audit, varied, check_centre(predictor, pack, val)),
+        ordinal=model.record.config.ordinal,
+        progress=report,
     )
     metrics = {name: dict(figures.summary()) for name, figures in made.splits.items()}
     record = model.record.model_copy(
@@ -110,7 +112,7 @@ def evaluate(model: ModelFolder, dataset: Dataset, *, split: str) -> Report:
         notices.append(f"The report shows no images: {error}")
     return Report.build(
         {split: scored.predictions}, thresholds, test_looks=scored.looks, record=_facts(model.record), notices=notices,
-        cases=cases,
+        cases=cases, ordinal=model.record.config.ordinal,
     )  # fmt: skip
 
 

@@ -21,6 +21,8 @@ __all__ = ["Gap", "Subgroup", "gaps", "subgroups"]
 _MOST_VALUES = 8
 _MOST_BANDS = 5
 _OTHER, _UNKNOWN = "other", "unknown"
+_EMPTY = frozenset({"", "na", "n/a", "nan", "null"})  # as spreadsheets and data frames write an empty cell
+_NUMERIC = 0.95  # of the values that are there: the least share of numbers that makes a column one of numbers
 
 Rate = Literal["sensitivity", "specificity"]
 
@@ -34,17 +36,19 @@ class Subgroup(_Frozen):
 
     Attributes:
         column: The column.
-        value: The value or the band of numbers; "other" for rare values, "unknown" where the column is empty.
+        value: The value or the band of numbers; "other" for rare values and for text among numbers, "unknown" where
+            the column is empty or says NA, N/A, nan or null.
         images: How many.
-        patients: How many; an image without a patient key counts as one.
-        metrics: The figures at the one set of thresholds; None under 10 patients.
+        patients: How many; None where the patient of some image is not known.
+        metrics: The figures at the one set of thresholds; None under 10 patients, an image without a known one counting
+            as one.
         reason: Why there are no figures, or None.
     """
 
     column: str
     value: str
     images: int
-    patients: int
+    patients: int | None
     metrics: Metrics | None
     reason: str | None
 
@@ -90,9 +94,9 @@ def subgroups(
 ) -> tuple[Subgroup, ...]:
     """Returns the subgroups of every named column, with their figures.
 
-    Text is taken by value: the 8 most frequent, and "other". Numbers of more than 8 different values are taken in at
-    most 5 bands with round edges. Under 10 patients a subgroup has no figures: they would say more of those patients
-    than of the model.
+    Text is taken by value: the 8 most frequent, and "other". Where 95% of a column are numbers, of more than 8
+    different values, they are taken in at most 5 bands with round edges. Under 10 patients a subgroup has no figures:
+    they would say more of those patients than of the model.
 
     Args:
         predictions: With labels; without columns there are no subgroups.
@@ -104,16 +108,22 @@ def subgroups(
     found = []
     for column, values in (predictions.columns or {}).items():
         for value, rows in _parts(values):
-            patients = len(np.unique(patient[rows]))
+            count = len(np.unique(patient[rows]))
+            known = predictions.groups is not None and None not in {predictions.groups[row] for row in rows.tolist()}
             metrics = reason = None
-            if patients >= FEWEST_PATIENTS:
+            if count >= FEWEST_PATIENTS:
                 part = predictions.select([predictions.ids[row] for row in rows.tolist()])
                 metrics = measure(part, thresholds, resamples=resamples, seed=seed)
             else:
                 reason = f"fewer than {FEWEST_PATIENTS} patients"
             found.append(
                 Subgroup(
-                    column=column, value=value, images=len(rows), patients=patients, metrics=metrics, reason=reason
+                    column=column,
+                    value=value,
+                    images=len(rows),
+                    patients=count if known else None,
+                    metrics=metrics,
+                    reason=reason,
                 )
             )
     return tuple(found)
@@ -256,18 +266,19 @@ def _cells(
 def _parts(values: Sequence[str]) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
     """Yields value and rows of each subgroup of a column, in the order in which they are shown."""
     stripped = [value.strip() for value in values]
-    known = {value for value in stripped if value}
-    numbers = {value: number for value in known if (number := _number(value)) is not None}
-    if len(numbers) == len(known) and len(set(numbers.values())) > _MOST_VALUES:
-        edges = _edges([numbers[value] for value in stripped if value])
+    often = Counter(value for value in stripped if value.casefold() not in _EMPTY)
+    numbers = {value: number for value in often if (number := _number(value)) is not None}
+    numeric = [numbers[value] for value in stripped if value in numbers]
+    if len(numeric) >= _NUMERIC * often.total() and len(set(numeric)) > _MOST_VALUES:
+        edges = _edges(numeric)
         names = _bands(edges)
-        name_of = {value: names[sum(number >= edge for edge in edges)] for value, number in numbers.items()}
+        name_of = dict.fromkeys(often, _OTHER)
+        name_of |= {value: names[sum(number >= edge for edge in edges)] for value, number in numbers.items()}
     else:
-        often = Counter(value for value in stripped if value)
-        kept = sorted(known, key=lambda value: (-often[value], value))[:_MOST_VALUES]
+        kept = sorted(often, key=lambda value: (-often[value], value))[:_MOST_VALUES]
         # Codes such as 2 and 10 in their order as numbers.
         names = sorted(kept, key=lambda value: (numbers.get(value, math.inf), value))
-        name_of = {value: value if value in kept else _OTHER for value in known}
+        name_of = {value: value if value in kept else _OTHER for value in often}
     of = np.array([name_of.get(value, _UNKNOWN) for value in stripped])
     for name in dict.fromkeys([*names, _OTHER, _UNKNOWN]):
         rows = np.flatnonzero(of == name)

@@ -14,6 +14,7 @@ from medimg.evaluation.metrics import ClassMetrics, Metrics
 
 if TYPE_CHECKING:
     from medimg.evaluation.report import Report
+    from medimg.evaluation.thresholds import Thresholds
 
 __all__ = [
     "as_text",
@@ -23,6 +24,7 @@ __all__ = [
     "figure",
     "findings",
     "number",
+    "policy",
     "question",
     "range_text",
     "sentence",
@@ -125,7 +127,10 @@ def findings(report: Report) -> Iterator[str]:
 def _binary(report: Report, metrics: Metrics) -> Iterator[str]:
     one = metrics.per_class[0]
     other = next(name for name in metrics.confusion if name != one.name)
-    how = "chosen on validation and then frozen" if one.name in report.thresholds.chosen else "fixed beforehand"
+    if one.name in report.thresholds.chosen:
+        how = "chosen on validation and then frozen"
+    else:
+        how = "taken because validation gave none" if one.name in report.thresholds.fallback else "fixed beforehand"
     found = f"found {one.true_positives:,} of {_count(one.positives, 'image')} with {one.name}"
     cleared = f"cleared {one.true_negatives:,} of {one.negatives:,} with {other}"
     yield (
@@ -171,8 +176,24 @@ def _multilabel(_: Report, metrics: Metrics) -> Iterator[str]:
     )
 
 
-def believed(metrics: Metrics) -> Iterator[str]:
+def policy(thresholds: Thresholds) -> str:
+    """Returns how the thresholds came about."""
+    if isinstance(thresholds.policy, float):
+        return f"fixed at {thresholds.policy:g} beforehand"
+    youden = thresholds.policy == "youden"
+    aim = (
+        "largest sensitivity + specificity on validation (Youden)" if youden else f"{thresholds.policy}, on validation"
+    )
+    if not thresholds.fallback:
+        return aim
+    if not thresholds.chosen:
+        return "0.5, because validation gave none"
+    return f"{aim}; 0.5 for {', '.join(thresholds.fallback)}, because validation gave none"
+
+
+def believed(report: Report) -> Iterator[str]:
     """Yields sentences on whether the probabilities can be taken at their word; none where that is not known."""
+    metrics = report.splits[report.headline]
     known = [one for one in metrics.per_class if {"calibration_slope", "calibration_intercept"} & one.intervals.keys()]
     off: dict[str, list[str]] = {}
     for one in known:
@@ -182,7 +203,12 @@ def believed(metrics: Metrics) -> Iterator[str]:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         of = "" if metrics.task == "binary" else f" of {', '.join(names[:5])}{more}"
         yield f"The probabilities{of} are {words}."
-    if known and not off:
+    if report.headline == "val" and report.record.get("calibration"):
+        yield (
+            "The probabilities were calibrated on these validation images: that they agree here does not show that "
+            "they do elsewhere."
+        )
+    elif known and not off:
         yield (
             "No error of the probabilities could be shown: the intervals of the calibration's slope and intercept "
             "hold their ideal values, 1 and 0."
@@ -245,9 +271,14 @@ def caveats(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _optimistic(report: Report) -> str:
+    fitted = []
     if report.thresholds.chosen:
         which = "threshold was" if len(report.thresholds.chosen) == 1 else "thresholds were"
-        return f"The {which} chosen on the validation images, so their figures flatter the model."
+        fitted.append(f"the {which} chosen")
+    if report.record.get("calibration"):
+        fitted.append("the probabilities were calibrated")
+    if fitted:
+        return sentence(f"{' and '.join(fitted)} on the validation images, so their figures flatter the model")
     return "Validation images were watched during training, so their figures tend to flatter the model."
 
 

@@ -13,7 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medimg.config import ThresholdPolicy
 from medimg.errors import DatasetError
-from medimg.evaluation.intervals import bootstrap_weights, numbered, percentiles, proportion, totals
+from medimg.evaluation.intervals import (
+    FEWEST_PATIENTS,
+    bootstrap_weights,
+    numbered,
+    percentiles,
+    proportion,
+    totals,
+)
 from medimg.inference.predictions import Predictions
 
 __all__ = ["FEWEST_TO_ESTIMATE", "Policy", "Thresholds", "best", "choose"]
@@ -45,7 +52,8 @@ class Thresholds(BaseModel):
             configuration.
         fallback: Classes for which the policy found no threshold; they have 0.5.
         uncertain: Class to the band of probabilities, ends included, that holds the thresholds which the policy chooses
-            on 95% of draws of validation patients; only classes whose threshold was chosen.
+            on 95% of draws of validation patients; only classes whose threshold was chosen, on 10 patients or more of
+            either kind. `notices` names the others.
         conformal: Multiclass: the probability from which a class is in the set that holds the true one in 90% of
             images; None where validation is too small, and for other tasks.
         notices: What a reader should know about the choice.
@@ -99,7 +107,12 @@ def choose(predictions: Predictions, policy: Policy) -> Thresholds:
         truth, scores = predictions.truth[known, column] == 1, predictions.scores[known, column]
         threshold = told.look(name, truth, scores, patients[known])
         values[name] = _DEFAULT if threshold is None else threshold
-        if threshold is not None and (band := _band(policy, truth, scores, patients[known], threshold)):
+        if threshold is None:
+            continue
+        band = _band(policy, truth, scores, patients[known], threshold)
+        if band is None:
+            told.bandless.append(name)
+        else:
             bands[name] = band
     return Thresholds(
         values=values, policy=policy, fallback=tuple(told.fallback), uncertain=bands, notices=tuple(told.notices())
@@ -209,7 +222,12 @@ def _band(
     patients: npt.NDArray[np.int64],
     threshold: float,
 ) -> tuple[float, float] | None:
-    """Returns the 95% percentile interval of the policy's threshold over draws of patients, or None."""
+    """Returns the 95% percentile interval of the policy's threshold over draws of patients.
+
+    None under `FEWEST_PATIENTS` patients of either kind, and where the draws show no spread or often give no threshold.
+    """
+    if min(len(np.unique(patients[side])) for side in (truth, ~truth)) < FEWEST_PATIENTS:
+        return None
     cell, cuts = _cells(scores, _MOST_CELLS)
     patients = np.unique(patients, return_inverse=True)[1].astype(np.int64)
     shape = (len(cuts), int(patients.max()) + 1)
@@ -245,6 +263,7 @@ class _Told:
     useless: list[str] = field(default_factory=list)
     uncertain: list[str] = field(default_factory=list)
     reached: list[str] = field(default_factory=list)
+    bandless: list[str] = field(default_factory=list)
 
     def look(
         self, name: str, truth: npt.NDArray[np.bool_], scores: Floats, patients: npt.NDArray[np.int64]
@@ -308,4 +327,10 @@ class _Told:
             yield (
                 f"The threshold is uncertain: it was chosen on fewer than {_FEW} {kind} validation images: "
                 f"{', '.join(self.uncertain)}."
+            )
+        if self.bandless:
+            yield (
+                f"No decision will be called uncertain for {', '.join(self.bandless)}: how far the threshold may be "
+                f"off is not known. It takes {FEWEST_PATIENTS} validation patients with and {FEWEST_PATIENTS} without, "
+                "whose draws nearly all give a threshold, and not all the same."
             )

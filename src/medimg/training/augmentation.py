@@ -57,9 +57,9 @@ def augmentation(shape: tuple[int, ...], augment: Augment) -> keras.Model:
 
 
 class View:
-    """The images of a source, each changed at random; the same rows are always changed the same way.
+    """The images of a source, each changed at random; the same batch of rows is always changed the same way.
 
-    So a run that was interrupted goes on with the same bits.
+    So a run that was interrupted goes on with the same bits, as long as it asks in the same batches.
 
     Args:
         source: The images.

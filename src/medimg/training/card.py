@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 from medimg.artifact import ModelRecord
@@ -14,6 +15,7 @@ from medimg.evaluation.summary import (
     caveats,
     figure,
     findings,
+    policy,
     question,
     sentence,
     split_name,
@@ -39,14 +41,17 @@ _FIGURES = {
     "ece": ("ece", "ECE"),
 }
 
+_MARKUP = re.compile(r"[\\`*\[\]|]")
+
 
 def card(record: ModelRecord, report: Report) -> str:
     """Returns the card of a model: what it is for, what it was trained on, how good it is, what to mind.
 
     The front matter names no licence: that is for the owner of the data and the model to choose.
     """
+    title = _words(f"{record.config.model}: {', '.join(record.classes)}")
     parts = (
-        _front_matter(record, report), f"# {record.config.model}: {', '.join(record.classes)}\n", _use(record, report),
+        _front_matter(record, report), f"# {title}\n", _use(record, report),
         _data(record), _performance(record, report), _limitations(report), _audit(report), _training(record),
     )  # fmt: skip
     return "\n".join(part for part in parts if part)
@@ -80,8 +85,8 @@ def _front_matter(record: ModelRecord, report: Report) -> str:
 
 
 def _use(record: ModelRecord, report: Report) -> str:
-    positive = f" The finding to detect is **{record.positive}**." if record.positive else ""
-    return f"""A {record.task} image classifier.{positive} {question(report)}
+    positive = f" The finding to detect is **{_words(record.positive)}**." if record.positive else ""
+    return f"""A {record.task} image classifier.{positive} {_words(question(report))}
 
 ## Intended use
 Research and teaching: this is not a medical device, it is not approved for diagnosis, and nobody has checked it for
@@ -116,10 +121,11 @@ def _performance(record: ModelRecord, report: Report) -> str:
             rows.append(f"| {words} | {' | '.join(cells)} |")
     looks = "once" if report.test_looks == 1 else f"{report.test_looks} times"
     tested = f" Test was scored {looks}." if report.test_looks else " No test images were scored."
+    how = f"{thresholds} ({policy(report.thresholds)})" if thresholds else "the most probable class"
     lines = [
-        f"Asked of {asked(report)}. Decision: {thresholds or 'the most probable class'}, frozen on validation.{tested}",
-        *findings(report),
-        *believed(report.splits[report.headline]),
+        f"Asked of {asked(report)}. Decision: {_words(how)}.{tested}",
+        *map(_words, findings(report)),
+        *map(_words, believed(report)),
         "\n".join(rows),
         *_details(report),
     ]
@@ -138,7 +144,11 @@ def _details(report: Report) -> Iterator[str]:
     if report.subgroups:
         rows = [
             f"| {_words(f'{group.column}: {group.value}')} | {group.images:,} | "
-            + (" | ".join([group.reason or ""] * 3) if group.metrics is None else _cells(group.metrics, figures))
+            + (
+                " | ".join([_words(group.reason or "")] * 3)
+                if group.metrics is None
+                else _cells(group.metrics, figures)
+            )
             + " |"
             for group in report.subgroups
         ]
@@ -153,13 +163,13 @@ def _cells(source: Metrics | ClassMetrics, figures: tuple[str, ...]) -> str:
 
 
 def _words(text: str) -> str:
-    """Returns a text that stays in its cell of a table."""
-    return text.replace("|", "\\|")
+    """Returns a text on one line that Markdown shows as it is: names of classes may hold anything."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(text.split())).replace("<", "&lt;")
 
 
 def _limitations(report: Report) -> str:
-    lines = [f"- {sentence(worry)}" for worry in report.worries]
-    lines += [f"- {heading}. {text}" for heading, text in caveats(report)]
+    lines = [f"- {_words(sentence(worry))}" for worry in report.worries]
+    lines += [f"- {_words(f'{heading}. {text}')}" for heading, text in caveats(report)]
     return "## Limitations\n" + "\n".join(lines) + "\n"
 
 
@@ -173,7 +183,9 @@ def _audit(report: Report) -> str:
 def _training(record: ModelRecord) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     return f"""## Training
-`{record.config.model_dump_json()}`
+```json
+{record.config.model_dump_json()}
+```
 
 Made by job `{record.job}` on {record.created} with {versions}. All figures, curves and images: report/report.html.
 """

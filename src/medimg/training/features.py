@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,8 +84,8 @@ def compute(
     total: int,
     report: Report,
     check: Callable[[], None],
-) -> np.ndarray:
-    """Returns the features of a source's images: float32 (n, d).
+) -> Iterator[np.ndarray]:
+    """Yields the features of a source's images in order, 1,024 at a time: float32 (n, d).
 
     Finished parts are kept in `folder`, so that a resumed run computes only the rest.
 
@@ -100,13 +100,12 @@ def compute(
         report: Told of progress.
         check: Called between batches; raises to stop.
     """
-    parts = []
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]
     for start in range(0, len(source), PART):
         stop = min(start + PART, len(source))
         file = folder / f"features-{key}-{start:08d}.npy"
         if file.exists():
-            parts.append(np.load(file, allow_pickle=False))
+            yield np.load(file, allow_pickle=False)
             continue
         found = []
         for begin in range(start, stop, batch_size):
@@ -115,8 +114,7 @@ def compute(
             report(Event("stage", "features", before + min(begin + batch_size, stop), total))
         part = np.concatenate(found).astype(np.float32)
         atomic_write(file, _npy(part))
-        parts.append(part)
-    return np.concatenate(parts)
+        yield part
 
 
 def _npy(array: np.ndarray) -> bytes:

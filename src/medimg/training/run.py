@@ -173,7 +173,9 @@ class _Training:
     def _features(
         self, classifier: Classifier, devices: Devices, sources: dict[str, PackSource]
     ) -> dict[str, FeatureSource]:
-        forward = devices.forward(classifier.backbone)
+        backbone = classifier.backbone
+        assert backbone is not None  # noqa: S101 - asked only where there is one
+        forward = devices.forward(backbone)
         augment = self.config.augmentation
         views: dict[str, list[Source]] = {split: [source] for split, source in sources.items()}
         if augment is not None:
@@ -184,17 +186,20 @@ class _Training:
         found: dict[str, FeatureSource] = {}
         before = 0
         for split, several in views.items():
-            parts = []
+            # Filled part by part: the features of many views are large, and must not be in memory twice.
+            features = np.empty((sum(map(len, several)), backbone.output_shape[-1]), np.float32)
+            filled = 0
             for number, source in enumerate(several):
                 # The identity names configuration, data and code: all that decides what the features are of.
-                part = compute(
+                for part in compute(
                     forward, source, self.paths.checkpoints, identity=f"{self.checkpoints.identity}|{split}|{number}",
                     batch_size=32, before=before, total=total, report=self.report, check=self.stop.check,
-                )  # fmt: skip
-                parts.append(part)
+                ):  # fmt: skip
+                    features[filled : filled + len(part)] = part
+                    filled += len(part)
                 before += len(source)
             targets = several[0].y(np.arange(len(several[0])))
-            found[split] = FeatureSource(np.concatenate(parts), np.concatenate([targets] * len(several)))
+            found[split] = FeatureSource(features, np.concatenate([targets] * len(several)))
         return found
 
     def _phase(
@@ -305,7 +310,7 @@ class _Training:
         try:
             return make_cases(model, self.pack, table, report.thresholds.values)
         except ConfigError as error:
-            self.report(Event("log", message=f"the report shows no cases: {error}"))
+            self.report(Event("warning", message=f"the report shows no cases: {error}"))
             return ()
 
     def _evaluating(self, event: Event) -> None:

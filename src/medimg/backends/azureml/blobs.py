@@ -22,7 +22,7 @@ except ImportError as error:
 
 __all__ = ["after", "options", "ranges", "send"]
 
-_ATTEMPTS = 8
+_ATTEMPTS = 9
 _SMALL_BYTES = 1 << 20  # of what is sent in one request
 _BLOCK_BYTES = 8 << 20  # that are sent again at most where a connection broke
 _RANGE_BYTES = 4 << 20  # likewise received

@@ -18,7 +18,7 @@ except ImportError as error:
 
 __all__ = ["Login"]
 
-_ATTEMPTS = 6
+_ATTEMPTS = 10
 
 
 class Login:

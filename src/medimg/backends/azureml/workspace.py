@@ -41,7 +41,8 @@ ARM = "https://management.azure.com"
 ENDER = "medimg-ender"  # the identity that deletes endpoints when their time is up; bootstrap makes it
 
 _ML_API = "2024-10-01"
-_ATTEMPTS = 8
+_ATTEMPTS = 10
+_LONGEST_PAUSE = 20  # seconds between two of them
 _TIMEOUTS = {"connection_timeout": 10, "read_timeout": 60}  # seconds; Azure's libraries wait for 300
 _HASTE = {"retry_total": 1, "connection_timeout": 4, "read_timeout": 15}
 _POLL_SECONDS = 2.0
@@ -151,7 +152,8 @@ class Workspace:
                     self._client = MLClient(
                         self.credential, self.subscription, self.resource_group, self.name, enable_telemetry=False,
                         show_progress=False, logging_enable=False, retry_total=_ATTEMPTS, retry_connect=_ATTEMPTS,
-                        retry_read=_ATTEMPTS, retry_status=_ATTEMPTS, retry_backoff_factor=0.5, **_TIMEOUTS,
+                        retry_read=_ATTEMPTS, retry_status=_ATTEMPTS, retry_backoff_factor=0.5,
+                        retry_backoff_max=_LONGEST_PAUSE, **_TIMEOUTS,
                     )  # fmt: skip
             return self._client
 
@@ -212,6 +214,7 @@ class Workspace:
                     retry_read=_ATTEMPTS,
                     retry_status=_ATTEMPTS,
                     retry_backoff_factor=0.5,
+                    retry_backoff_max=_LONGEST_PAUSE,
                 ),
                 BearerTokenCredentialPolicy(self.credential if patient else self.credential.hasty, scope),
             ],

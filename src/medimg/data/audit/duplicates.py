@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from medimg.data.audit.findings import Found, Pair, found, leave_out
+from medimg.data.audit.findings import Found, Pair, found, leave_out, rank
 from medimg.data.index import THUMBNAIL
 from medimg.data.labels import amount
 
@@ -75,28 +75,28 @@ def conflicts(dataset: Dataset, facts: Mapping[str, PixelFacts]) -> Found:
 def near(dataset: Dataset, facts: Mapping[str, PixelFacts]) -> Found:
     """Tells of pictures in two splits that look like one, saved anew, scaled or with other contrast.
 
-    Pairs with equal pixels are `copies`. See `signatures` for what is compared.
+    Of an image to leave out only the most alike is told, since frames of one film are all alike: their pairs grow with
+    the square of their number. Images with equal pixels are `copies`. See `signatures` for what is compared.
     """
     shown = [sample for sample in dataset.samples if facts[sample.id].appearance is not None]
-    pairs = []
+    pairs: list[Pair] = []
     if len({sample.split for sample in shown}) > 1:
-        thumbnails = [_thumbnail(facts[sample.id]) for sample in shown]
-        marks = signatures(np.stack(thumbnails))
-        for one, other, similarity in _similar(marks, [sample.split for sample in shown]):
-            if facts[shown[one].id].digest != facts[shown[other].id].digest:
-                first, second = sorted((shown[one], shown[other]), key=lambda sample: -_order(str(sample.split)))
-                pairs.append(Pair(first, second, similarity))
+        marks = signatures(np.stack([_thumbnail(facts[sample.id]) for sample in shown]))
+        pixels = np.unique([facts[sample.id].digest for sample in shown], return_inverse=True)[1]
+        best, similarity = _most_alike(marks, [sample.split for sample in shown], pixels)
+        pairs = [
+            Pair(shown[best[row]], shown[row], float(similarity[row])) for row in np.flatnonzero(best >= 0).tolist()
+        ]
     if not pairs:
         return found("near-duplicates", "fine", "no two images of different splits look like copies")
     pairs.sort(key=lambda pair: -pair.similarity)
-    drop = {sample.id: None for pair in pairs for sample in leave_out((pair.first, pair.second))}
     return found(
         "near-duplicates",
         "warning",
-        f"{amount(len(pairs), 'pair')} of images in different splits that look like copies. Look at them: "
+        f"{amount(len(pairs), 'image')} with what looks like a copy in another split. Look at them: "
         "dataset.audit().sheet(). To leave them out: dataset.without(dataset.audit().near_duplicates)",
         (f"{pair.similarity:.3f}  {_files((pair.first, pair.second))}" for pair in pairs),
-        drop,
+        (pair.second.id for pair in pairs),
         pairs,
     )
 
@@ -138,16 +138,29 @@ def _to_length_1(rows: Signatures) -> None:
     rows[length <= _NOTHING] = 0
 
 
-def _similar(marks: Signatures, splits: Sequence[str | None]) -> Iterable[tuple[int, int, float]]:
-    """Yields the pairs of rows of different splits that are similar, and how much."""
-    rows = {split: np.flatnonzero([other == split for other in splits]) for split in sorted(set(splits), key=str)}
-    for first, second in combinations(rows.values(), 2):
-        for top in range(0, len(first), _BLOCK):
-            for left in range(0, len(second), _BLOCK):
-                ones, others = first[top : top + _BLOCK], second[left : left + _BLOCK]
+def _most_alike(
+    marks: Signatures, splits: Sequence[str | None], pixels: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Returns for each row the most similar one of the splits that are kept rather, or -1, and how similar it is.
+
+    Args:
+        marks: Of `signatures`.
+        splits: Of each row.
+        pixels: A number for each row; those of equal pixels are not compared.
+    """
+    best, similarity = np.full(len(marks), -1, np.int64), np.full(len(marks), SIMILAR, np.float32)
+    rows = {split: np.flatnonzero([other == split for other in splits]) for split in sorted(set(splits), key=rank)}
+    for kept, left_out in combinations(rows.values(), 2):
+        for top in range(0, len(left_out), _BLOCK):
+            for left in range(0, len(kept), _BLOCK):
+                ones, others = left_out[top : top + _BLOCK], kept[left : left + _BLOCK]
                 values = marks[ones] @ marks[others].T
-                for one, other in np.argwhere(values > SIMILAR):
-                    yield int(ones[one]), int(others[other]), float(values[one, other])
+                values[pixels[ones, None] == pixels[others]] = 0
+                nearest = values.argmax(axis=1)
+                value = values[np.arange(len(ones)), nearest]
+                more = value > similarity[ones]
+                best[ones[more]], similarity[ones[more]] = others[nearest[more]], value[more]
+    return best, similarity
 
 
 def _thumbnail(fact: PixelFacts) -> npt.NDArray[np.uint8]:

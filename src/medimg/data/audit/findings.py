@@ -11,7 +11,7 @@ from medimg.config import Finding
 if TYPE_CHECKING:
     from medimg.data.dataset import Sample
 
-__all__ = ["Found", "Pair", "found", "leave_out"]
+__all__ = ["Found", "Pair", "found", "leave_out", "rank"]
 
 # Of two copies the one that is judged on stays: test is never touched.
 _KEPT_FIRST = {"test": 0, "val": 1, "train": 2, None: 3}
@@ -61,8 +61,13 @@ def found(
     return Found(Finding(check=check, level=level, message=message), tuple(examples), tuple(drop), tuple(pairs))
 
 
+def rank(split: str | None) -> int:
+    """Returns the place of a split among those that are kept rather, from 0."""
+    return _KEPT_FIRST[split]
+
+
 def leave_out(copies: Iterable[Sample]) -> list[Sample]:
     """Returns the copies to leave out so that the picture is in one split only: test's stay, else validation's."""
     copies = list(copies)
-    kept = min((sample.split for sample in copies), key=lambda split: _KEPT_FIRST[split])
+    kept = min((sample.split for sample in copies), key=rank)
     return [sample for sample in copies if sample.split != kept]

@@ -89,7 +89,7 @@ class AuditReport:
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """Pairs of images of different splits that look like copies, the most alike first."""
+        """Images that look like copies of one in another split, each with the most alike; the most alike pair first."""
         return tuple(pair for each in self.found for pair in each.pairs)
 
     def sheet(self, most: int = 12) -> Sheet:
