@@ -35,6 +35,7 @@ def test_with_a_third_of_all_requests_refused_every_operation_completes(
     """429 and 503, before and after the request was performed; each thing is made once. Waiting is cut short."""
     real_sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: real_sleep(min(seconds, 0.2)))
+    subscription.mark()
     # Blob Storage knows no 429: it says 503.
     elsewhere = r"^(?!.*blob\.core\.windows\.net)"
     subscription.fault(

@@ -60,7 +60,9 @@ def test_an_endpoint_whose_model_was_deleted_is_seen_and_can_be_deleted(
     assert not account.state(REGION).get("endpoint_configs")
 
 
-def test_an_update_whose_answer_is_lost_goes_on(account: Emulator, trained: ModelFolder, other: ModelFolder) -> None:
+def test_an_update_and_a_deletion_whose_answers_are_lost_go_on(
+    account: Emulator, trained: ModelFolder, other: ModelFolder
+) -> None:
     """The second request is refused as one too many; what it was about is not taken away."""
     backend = quick_sagemaker.backend()
     endpoint = backend.deploy(trained, ServeConfig(ttl_hours=2), name="lost")
@@ -72,6 +74,10 @@ def test_an_update_whose_answer_is_lost_goes_on(account: Emulator, trained: Mode
     assert len(state["models"]) == len(state["endpoint_configs"]) == 1
     (version,) = state["models"]
     assert all(f"-{version.rpartition('-')[2]}-" in name for name in _schedules(account))
+    account.faults(fail=("DeleteEndpoint", 1, "ServiceUnavailable"), performed=True)
+    endpoint.delete()
+    account.clear_faults()
+    assert not account.state(REGION).get("endpoints")
 
 
 def test_an_endpoint_keeps_its_end_through_an_update_that_fails(

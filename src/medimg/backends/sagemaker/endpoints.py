@@ -361,8 +361,14 @@ class Endpoints:
         with Display(name) as display, heartbeat("deleting", display):
             while (found := self._seen(name)) is not None:
                 if found.status not in _BUSY:
-                    with suppress(NotFoundError), translated(f"deleting the endpoint {name!r}"):
-                        self._client.delete_endpoint(EndpointName=name)
+                    try:
+                        with suppress(NotFoundError), translated(f"deleting the endpoint {name!r}"):
+                            self._client.delete_endpoint(EndpointName=name)
+                    except BackendError:
+                        # boto3 asks again where an answer was lost, and is refused as one too many.
+                        after = self._seen(name)
+                        if after is not None and after.status not in _BUSY:
+                            raise
                 elif time.monotonic() > deadline:
                     raise BackendError(
                         f"the endpoint {name!r} is still {found.status}. Delete it again in a few minutes"
