@@ -41,9 +41,10 @@ def first_line(thing: Any) -> str:
 
 
 def members(cls: type) -> list[str]:
-    """Returns one line for each public method and property that the class itself defines."""
+    """Returns one line for each public method and property that the class or its bases in medimg define."""
     lines = []
-    for name, value in vars(cls).items():
+    own = [base for base in reversed(cls.__mro__) if base is cls or base.__module__ == "medimg.data.sources"]
+    for name, value in (item for base in own for item in vars(base).items()):
         if name.startswith("_") or (issubclass(cls, BaseModel) and name.startswith("model_")):
             continue
         if isinstance(value, (staticmethod, classmethod)) or inspect.isfunction(value):

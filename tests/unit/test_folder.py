@@ -10,7 +10,7 @@ import pytest
 from image_folders import picture, tree
 
 from medimg.data.dataset import Dataset
-from medimg.data.folder import image_files
+from medimg.data.readers.folder import image_files
 from medimg.errors import DatasetError, MedimgError
 
 CHEST = {"train/NORMAL": 3, "train/PNEUMONIA": 4, "val/NORMAL": 1, "val/PNEUMONIA": 2, "test/NORMAL": 2,

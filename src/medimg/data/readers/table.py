@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from medimg.config import Task
 from medimg.data.dataset import Dataset, Labels, Sample
-from medimg.data.folder import IMAGE_SUFFIXES, group_name, image_files
 from medimg.data.labels import amount, class_name, clean, decide_task, is_negative, listing, positive_class, split_name
+from medimg.data.readers.folder import IMAGE_SUFFIXES, group_name, image_files
 from medimg.errors import DatasetError, did_you_mean
 from medimg.home import salt, salted
 
