@@ -20,7 +20,7 @@ demo: $(VENV)/.core
 WORKERS ?= 3
 
 test: $(VENV)/.dev $(VENV)/.azurite $(VENV)/.images
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -31,6 +31,7 @@ check: $(VENV)/.dev
 docs: $(VENV)/.core
 	$(BIN)/python docs/check.py
 	$(BIN)/python docs/reference.py --check
+	$(BIN)/python docs/catalogue.py --check
 
 $(VENV)/.python:
 	@($(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))') 2>/dev/null || { \

@@ -22,7 +22,8 @@ import real_data
 from scipy.special import expit
 
 from medimg import models
-from medimg.data.decode import as_mode, resize, to_pixels
+from medimg.data.decode import to_pixels
+from medimg.data.pixels import as_mode, resize
 from medimg.data.preparation import ready_for_training
 from medimg.evaluation.calibration import brier, ece, log_odds, negative_log_likelihood, slope_intercept
 from medimg.evaluation.thresholds import choose

@@ -26,8 +26,9 @@ from PIL import Image
 import medimg
 from medimg.config import Augment
 from medimg.data.audit.separation import FEATURES, plain_features, separation
-from medimg.data.decode import as_mode, decode, read, resize
+from medimg.data.decode import decode, read
 from medimg.data.normalise import Normalisation, normalise
+from medimg.data.pixels import as_mode, resize
 
 PATIENT = r"person(\d+)_(bacteria|virus)|((?:NORMAL2-)?IM-\d+)"
 SIZE = 160

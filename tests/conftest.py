@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,52 @@ from medimg.backends import backend
 from medimg.config import TrainConfig
 from medimg.data.dataset import Dataset
 from medimg.data.synthetic import write_phantoms
+from medimg.home import locked
+
+# What the tests import stays, and is a million objects: looked through for garbage, it takes minutes of a run.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Looks for garbage from now on, among what comes now."""
+    gc.freeze()
+    gc.enable()
+
+
+# They take the most time, the longest first: begun last, they would leave the other workers with nothing to do.
+_LONGEST = (
+    "cloud/test_sagemaker_leftovers.py",
+    "cloud/test_sagemaker_conformance.py",
+    "cloud/test_azure_conformance.py",
+    "conformance/test_planted_bugs.py",
+    "cloud/test_sagemaker_faults.py",
+    "cloud/test_azure_jobs.py",
+    "cloud/test_azure_endpoints.py",
+    "cloud/test_sagemaker_jobs.py",
+    "robustness/test_interruptions.py",
+    "conformance/test_local.py",
+    "conformance/test_plugin.py",
+    "cloud/test_azure_faults.py",
+    "cloud/test_azure_races.py",
+    "cloud/test_three_places.py",
+    "cloud/test_permissions.py",
+    "cloud/test_emulator.py",
+    "cloud/test_azure_leftovers.py",
+    "unit/test_examples.py",
+    "cloud/test_sagemaker_endpoints.py",
+    "cloud/test_azure_emulator.py",
+    "cloud/test_azure_execution.py",
+    "robustness/test_planted_faults.py",
+    "robustness/test_notebook_death.py",
+    "cloud/test_sagemaker_life.py",
+    "packaging/test_wheel.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the modules that take longest before the others."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +78,18 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained_job(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the workers of a run have in common, for what is made once for all of them."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_job(phantoms: Path, shared: Path) -> Iterator[tuple[Path, str]]:
     """A home, and the id of the job in it that the real trainer did."""
-    home = tmp_path_factory.mktemp("trained")
+    home = shared / "trained"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDIMG_HOME", str(home))
         patch.setenv("MEDIMG_SALT", "salt of the tests")
@@ -41,7 +97,9 @@ def trained_job(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         config = TrainConfig(
             model="small_cnn", weights=None, image_size=64, epochs=3, batch_size=16, augment=False, early_stopping=None
         )
-        yield home, backend("local").train(dataset, config).id
+        with locked(shared / "trained.lock"):
+            id = backend("local").train(dataset, config).id  # the second worker attaches to the job of the first
+        yield home, id
 
 
 @pytest.fixture(scope="session")

@@ -26,11 +26,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from medimg.config import Normalisation, Task, TrainConfig
 from medimg.errors import ConfigError, ModelFolderError
+from medimg.framework import installed
 from medimg.home import atomic_write
 
 if TYPE_CHECKING:
     from medimg.data.dataset import Dataset
-    from medimg.data.decode import ImageLike, Pixels
+    from medimg.data.decode import ImageLike
+    from medimg.data.pixels import Pixels
     from medimg.evaluation.explain import Explainer, Explanation
     from medimg.evaluation.report import Report
     from medimg.inference.decision import Prediction
@@ -71,7 +73,8 @@ class Preprocessing(_Frozen):
         Raises:
             ImageRejected: It cannot be read.
         """
-        from medimg.data.decode import resize, to_pixels
+        from medimg.data.decode import to_pixels
+        from medimg.data.pixels import resize
 
         pixels = resize(to_pixels(image, name=name), (self.image_size, self.image_size))
         one: Pixels = self.prepare_batch(pixels[None] if pixels.ndim == 3 else pixels[None, ..., None])[0]
@@ -81,8 +84,8 @@ class Preprocessing(_Frozen):
         """Returns images that have their size, uint8 (n, height, width, 1 or 3), as the network takes them."""
         import numpy as np
 
-        from medimg.data.decode import as_mode
         from medimg.data.normalise import normalise
+        from medimg.data.pixels import as_mode
 
         if images.shape[-1] != self.channels:
             images = np.stack([as_mode(image, self.channels) for image in images])
@@ -323,6 +326,10 @@ class ModelFolder:
         """How often a test split was scored with this model."""
         return count_looks(self.path)
 
+    def __fspath__(self) -> str:
+        """The folder's path, so that a model can be given where a path can."""
+        return str(self.path)
+
     # -- using --------------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -343,7 +350,7 @@ class ModelFolder:
         return Explainer(self)
 
     def explain(self, image: ImageLike, target: str | None = None) -> Explanation:
-        """Returns where in an image the network found what it says of it, by Grad-CAM; needs TensorFlow.
+        """Returns where in an image the network found what it says of it, by Grad-CAM; needs TensorFlow or JAX.
 
         Args:
             image: As for `predict`.
@@ -368,11 +375,21 @@ class ModelFolder:
     def export(self, runtime: Literal["litert", "saved_model"]) -> Path:
         """Returns the path of the model for a runtime; the trainer made it and checked it against Keras.
 
+        What the trainer could not make, as where TensorFlow was not installed, is made now, checked against the golden
+        inputs and kept in the folder, which is sealed anew: with more in it, its digest is another one. This handle
+        knows that; others of the same folder must be loaded again, and copies stay what they were.
+
         The SavedModel is a folder named by its version: TensorFlow Serving's `--model_base_path` is the one above it.
 
         Raises:
-            ModelFolderError: The model was trained without it; the message says why.
+            ModelFolderError: It was not made by the trainer, and cannot be now; the message says why.
+            StorageError: The folder cannot be written.
         """
+        if runtime in self.record.missing and installed("tensorflow") and (self.path / "model.keras").exists():
+            from medimg.export import add
+
+            added = add(self)
+            self.__dict__.update(record=added.record, digest=added.digest)
         export = self.path / _export(self.record, runtime)
         if not export.exists():
             raise ModelFolderError(f"{self.path} is a part of the model, without its {runtime} export")

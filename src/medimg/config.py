@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -23,6 +24,9 @@ from medimg.errors import ConfigError, did_you_mean
 __all__ = ["Augment", "Finding", "JobSpec", "Resources", "ServeConfig", "ThresholdPolicy", "TrainConfig"]
 
 Task = Literal["binary", "multiclass", "multilabel"]
+
+Framework = Literal["tensorflow", "jax"]
+"""What Keras computes with: see `medimg.framework`."""
 
 Normalisation = Literal["percentile", "clahe"]
 """Ways to bring grey levels to a common scale: see `medimg.data.normalise.normalise`."""
@@ -135,9 +139,12 @@ class TrainConfig(Settings):
     """How a classifier is trained.
 
     Attributes:
-        model: A registered architecture: see `medimg.models.available()`.
+        model: A registered architecture (see `medimg.models.available()`), any network of `keras.applications` by its
+            name there, or a network of your own as "module:function": its code travels with the job.
         model_options: Options of that architecture, such as `{"alpha": 0.35}` for MobileNet.
-        weights: "imagenet", the path of a weights file, or None to train from scratch.
+        weights: What to start from: "imagenet", a trained `ModelFolder` or its path, the path of a weights file, or
+            None to train from scratch, as a network of your own does unless you say otherwise. Of a trained model the
+            backbone is taken, and `model`, `model_options`, `image_size` and `normalisation` unless you give them.
         image_size: Side of the square that images are resized to, in pixels.
         normalisation: What is done to brightness before the network sees an image, in training and ever after:
             "percentile" (the darkest 1% become black, the brightest 1% white), "clahe" (contrast evened out tile by
@@ -193,10 +200,22 @@ class TrainConfig(Settings):
     ordinal: bool = False
     seed: int = Field(0, ge=0, lt=2**31)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_from_scratch(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "weights" not in data and ":" in str(data.get("model", "")):
+            return {**data, "weights": None}
+        return data
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _function_as_text(cls, value: Any) -> Any:
+        return f"{value.__module__}:{value.__qualname__}" if isinstance(value, types.FunctionType) else value
+
     @field_validator("weights", mode="before")
     @classmethod
     def _path_as_text(cls, value: Any) -> Any:
-        return str(value) if hasattr(value, "__fspath__") else value
+        return os.fspath(value) if hasattr(value, "__fspath__") else value
 
     @field_validator("threshold", mode="before")
     @classmethod
@@ -306,7 +325,7 @@ class JobSpec(Settings):
         data: Fingerprint of the dataset.
         pack: Address of the packed dataset.
         samples: Name of the pack's manifest that says which image each row is.
-        inputs: Role to name in the inputs folder: "weights", "model".
+        inputs: Role to name in the inputs folder: "weights", "code", "model".
         split: The split to predict; None: all.
         code: Hash of the medimg that submitted the job.
         notices: What was done to the data before the submit; it goes into the report.
@@ -314,6 +333,7 @@ class JobSpec(Settings):
         allow: Checks that were overridden by name.
         timings: Stage to seconds of what the submit did before, such as packing.
         workload: Of a training, what its time and price depend on: `model`, `image_size`, `images`, `epochs`, `views`.
+        framework: Of a training, what Keras computes with.
     """
 
     kind: Literal["train", "predict"] = "train"
@@ -333,6 +353,7 @@ class JobSpec(Settings):
     allow: tuple[str, ...] = ()
     timings: dict[str, float] = Field(default_factory=dict)
     workload: dict[str, str | int] = Field(default_factory=dict)
+    framework: Framework = "tensorflow"
 
     @property
     def id(self) -> str:

@@ -9,6 +9,8 @@ MedimgError
 ├── ModelFolderError            a model folder that is incomplete or was changed
 ├── RuntimeMismatchError        an exported model that does not agree with the trained one
 ├── StorageError                the disk is full or cannot be written
+├── DownloadError               a file that could not be fetched, or is not what was asked for
+├── ArchiveError                an archive that is damaged, or that nobody should unpack
 ├── BackendError                a backend could not do what was asked
 │   ├── NotFoundError           no job, model or endpoint of that name
 │   ├── AlreadyExistsError      the name is taken
@@ -28,10 +30,12 @@ from collections.abc import Iterable
 __all__ = [
     "AccessError",
     "AlreadyExistsError",
+    "ArchiveError",
     "AuditError",
     "BackendError",
     "ConfigError",
     "DatasetError",
+    "DownloadError",
     "EndpointError",
     "ImageRejected",
     "JobFailedError",
@@ -102,6 +106,14 @@ class RuntimeMismatchError(MedimgError):
 
 class StorageError(MedimgError, OSError):
     """The disk is full, or a folder cannot be written."""
+
+
+class DownloadError(MedimgError, OSError):
+    """A file that could not be fetched, or that is not what was asked for."""
+
+
+class ArchiveError(MedimgError):
+    """An archive that is damaged, or that holds what would be dangerous to unpack."""
 
 
 class BackendError(MedimgError):

@@ -121,10 +121,14 @@ def salted(kind: str, name: str, key: bytes) -> str:
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path, *, elsewhere: str = "set MEDIMG_HOME to a folder") -> Iterator[None]:
     """Turns a full or read-only disk into a `StorageError` that says which and what to do.
 
     A file elsewhere that may not be read is not what `path` suffers from: that error passes unchanged.
+
+    Args:
+        path: What is written.
+        elsewhere: How the user has it written to another folder.
     """
     try:
         yield
@@ -134,11 +138,11 @@ def storage_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(
                 f"the disk is full: could not write {path}. Free some space, remove what medimg no longer needs with "
-                "`medimg rm`, or set MEDIMG_HOME to a folder on a larger disk; finished work is kept"
+                f"`medimg rm`, or {elsewhere} on a larger disk; finished work is kept"
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and _concerns(error, path):
             raise StorageError(
-                f"cannot write {path} ({error.strerror}). Set MEDIMG_HOME to a folder you may write to"
+                f"cannot write {path} ({error.strerror}). {elsewhere[0].upper()}{elsewhere[1:]} you may write to"
             ) from error
         raise
 

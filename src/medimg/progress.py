@@ -28,7 +28,7 @@ class Event:
     Attributes:
         kind: "stage" (work moved on), "epoch" (values of one pass), "log", "warning", "error" or "done".
         stage: What is being done: reading, auditing, packing, uploading, queueing, importing, features, fitting,
-            fine-tuning, exporting, evaluating or downloading.
+            fine-tuning, exporting, evaluating, downloading or unpacking.
         done: Units finished in this stage.
         total: Units of this stage; 0 where it is unknown.
         message: Text for people.

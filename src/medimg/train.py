@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from medimg import framework
 from medimg.config import JobSpec
-from medimg.job import Paths, Stop, run_job
+from medimg.job import Paths, Stop, importing, run_job
 from medimg.progress import Report
 
 
 def work(spec: JobSpec, paths: Paths, stop: Stop, report: Report) -> str:
     """Trains, exports and evaluates; the result is the sealed model folder `out/model`."""
-    # TensorFlow takes seconds to import, and the bar moves meanwhile.
-    from medimg.data.transport import expanded
-    from medimg.training.run import train
+    framework.use(spec.framework)
+    # What trains takes seconds to import, and the bar moves meanwhile.
+    with importing():
+        from medimg.data.transport import expanded
+        from medimg.training.run import train
 
     with expanded(paths.data, spec.samples, stop.watched(report)) as data:
         train(spec, replace(paths, data=data), stop, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,25 +22,33 @@ if TYPE_CHECKING:
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     """An emulator of AWS that runs until the tests end."""
     pytest.importorskip("moto", reason="the emulator of AWS needs moto: pip install 'moto[server]'")
+    import botocore.session
     from aws.handle import Emulator
 
-    with Emulator.start(tmp_path_factory.mktemp("aws")) as emulator:
+    with pytest.MonkeyPatch.context() as patch, Emulator.start(tmp_path_factory.mktemp("aws")) as emulator:
+        # Tests open hundreds of sessions, and each would read megabytes of descriptions of AWS's services anew.
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
         yield emulator
 
 
-@pytest.fixture
-def aws_environment(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """The emulator, with the environment of this test set so that boto3 talks to it."""
-    aws.apply(monkeypatch)
-    return aws
+@pytest.fixture(scope="session")
+def bundles(shared: Path) -> Path:
+    """The packages of endpoints, which follow from their versions alone: gathered once for all tests."""
+    folder = shared / "bundles"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture
-def account(aws: Emulator, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+def account(
+    aws: Emulator, bundles: Path, own_home: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Emulator]:
     """The emulator in the module's own `REGION`, with the roles that bootstrap makes; forgotten at the end."""
     import quick_sagemaker
 
     region: str = request.module.REGION
+    own_home.mkdir(parents=True, exist_ok=True)
+    (own_home / "bundles").symlink_to(bundles)
     aws.apply(monkeypatch, region)
     quick_sagemaker.make_roles(aws)
     yield aws

@@ -68,7 +68,7 @@ def test_a_job_that_cannot_be_asked_about_is_neither_failed_nor_submitted_twice(
 ) -> None:
     """Thirty minutes without an answer, at a question every two seconds; sleeping takes no time here."""
     backend = quick_sagemaker.backend()
-    job = backend.train(dataset, recipe(epochs=300), name="lonely", wait=False)
+    job = backend.train(dataset, recipe(epochs=60), name="lonely", wait=False)
     slept = 0.0
 
     def sleep(seconds: float) -> None:

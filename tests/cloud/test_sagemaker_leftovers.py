@@ -37,7 +37,9 @@ def test_a_deploy_that_fails_at_any_call_leaves_nothing_behind(
         max_instances=2 if kind == "realtime" else 1,
     )
     backend = quick_sagemaker.backend()
-    # The first deploy makes the bucket and uploads the archive; what is refused is what every deploy does.
+    # The first deploy makes the bucket and uploads the archive; what is refused is what every deploy does. A registered
+    # model keeps its archive when endpoints are cleaned up, so that it is not made and uploaded for each call.
+    backend.register(trained, name="kept")
     backend.deploy(trained, config, name="faulty").delete()
     account.mark()
     backend.deploy(trained, config, name="faulty").delete()
@@ -56,12 +58,14 @@ def test_a_deploy_that_fails_at_any_call_leaves_nothing_behind(
             assert quick_sagemaker.backend().endpoints() == (), (
                 f"after {operation} an endpoint is left that may cost money"
             )
-            quick_sagemaker.backend().cleanup()
+            quick_sagemaker.backend().cleanup(kinds=["endpoint"])
             state = account.state(REGION)
             found = {name: state[name] for name in OURS if state.get(name)}
             if found:
                 left[f"{operation} {number}"] = found
     assert not left
+    quick_sagemaker.backend().cleanup()
+    assert quick_sagemaker.backend().inventory() == ()
     with quick_sagemaker.backend().deploy(trained, config, name="faulty") as endpoint:
         assert endpoint.status == "ready"
 

@@ -88,13 +88,13 @@ def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             config = TrainConfig(model="small_cnn", weights=None, image_size=64, epochs=8, **common)
         else:
             # Random weights, but loaded from a file as real ones are.
-            backbone = keras.applications.MobileNetV2((64, 64, 3), alpha=0.35, include_top=False, weights=None)
+            backbone = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, include_top=False, weights=None)
             backbone.save_weights(root / "backbone.weights.h5")
             inputs = {"weights": "backbone.weights.h5"}
-            config = TrainConfig(model_options={"alpha": 0.35}, weights="backbone.weights.h5", image_size=64, epochs=3,
-                                 fine_tune_epochs=2, fine_tune_learning_rate=1e-4,
+            config = TrainConfig(model_options={"alpha": 0.35}, weights="backbone.weights.h5", image_size=32, epochs=3,
+                                 fine_tune_epochs=2, fine_tune_learning_rate=1e-4, cases=0,
                                  augment=Augment(stretch=0.2, views=2), **common)  # fmt: skip
-        pack = build(dataset, 64, facts=dataset.index())
+        pack = build(dataset, config.image_size, facts=dataset.index())
         spec = JobSpec(base="exact", checkpoints="exact", config=config, data="data", pack=pack.path.name,
                        samples=pack.manifest, inputs=inputs, code="code",
                        allow=("constant-predictions",))  # fmt: skip

@@ -145,6 +145,24 @@ def test_a_package_that_is_not_installed_is_named() -> None:
         bundle(("no-such-package",), python=HERE)
 
 
+def test_a_bundle_is_zipped_once(tmp_path: Path) -> None:
+    """The second function with the same packages takes the zip of the first; what is native may be executed."""
+    functions = pytest.importorskip("medimg.backends.sagemaker.functions", exc_type=ImportError)
+    library = tmp_path / "bundles" / "0123456789abcdef"
+    (library / "package").mkdir(parents=True)
+    (library / "package" / "core.so").write_bytes(b"native")
+    (library / "package" / "__init__.py").write_text("")
+    zipped = functions._zipped(library, tmp_path)
+    with zipfile.ZipFile(zipped) as archive:
+        modes = {entry.filename: entry.external_attr >> 16 & 0o777 for entry in archive.infolist()}
+        assert archive.read("package/core.so") == b"native"
+    assert modes == {"package/__init__.py": 0o644, "package/core.so": 0o755}
+    written = zipped.stat().st_mtime_ns
+    assert functions._zipped(library, tmp_path) == zipped
+    assert zipped.stat().st_mtime_ns == written
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundles"], "nothing is left beside it"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_a_full_disk_is_told(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And no half of a bundle stays."""

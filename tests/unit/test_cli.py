@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import medimg
@@ -21,7 +22,20 @@ from medimg.config import TrainConfig
 from medimg.data.dataset import Dataset
 from medimg.data.synthetic import write_phantoms
 
-COMMANDS = ("audit", "train", "evaluate", "compare-models", "deploy", "predict", "ls", "rm", "cost", "demo")
+COMMANDS = (
+    "download",
+    "unpack",
+    "audit",
+    "train",
+    "evaluate",
+    "compare-models",
+    "deploy",
+    "predict",
+    "ls",
+    "rm",
+    "cost",
+    "demo",
+)
 GROUP = r"(patient\d+)"
 
 
@@ -311,6 +325,21 @@ def test_one_column_a_class_is_given_with_commas(folder: Path, recorder: Recordi
     table.write_text("file,A,B\n" + "".join(f"{file.name},1,{index % 2}\n" for index, file in enumerate(files)))
     medimg_says("train", folder, "--csv", table, "--path", "file", "--labels", "A, B", "--no-wait")
     assert recorder.asked["dataset"].classes == ("A", "B")
+
+
+def test_a_reader_is_named_and_takes_what_belongs_to_it(recorder: RecordingBackend, tmp_path: Path) -> None:
+    """--reader makes the dataset of that from_ method; options that it cannot use are refused by name."""
+    root = tmp_path / "archive"
+    for split in ("seg_train/seg_train", "seg_test/seg_test"):
+        for name in ("buildings", "forest", "glacier", "mountain", "sea", "street"):
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (20, 20), (10, 200, 10)).save(root / split / name / "1.jpg")
+    answer = medimg_says("train", root, "--reader", "intel", "--no-wait")
+    assert answer.code == 0, answer.err
+    assert recorder.asked["dataset"].splits == {"train": 6, "test": 6}
+    refused = medimg_says("train", root, "--reader", "intel", "--columns", "sex", "--no-wait")
+    assert refused.code != 0
+    assert "--columns: --reader intel takes no other option of the data" in " ".join(refused.err.split())
 
 
 def test_an_interrupt_during_training_says_that_the_job_goes_on(folder: Path, recorder: RecordingBackend) -> None:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
-from medimg.data.decode import MAX_BYTES, MAX_PIXELS, REJECTIONS, as_mode, decode, read, resize, to_pixels
+from medimg.data.decode import REJECTIONS, decode, read, to_pixels
+from medimg.data.pixels import MAX_BYTES, MAX_PIXELS, as_mode, resize
 from medimg.errors import ConfigError, ImageRejected
 
 GREY = np.arange(0, 240, 4, dtype=np.uint8).reshape(6, 10)
@@ -215,6 +216,36 @@ UPRIGHT = {
 }
 
 
+@pytest.mark.parametrize(
+    ("head", "values", "expected"),
+    [
+        (b"P5 3 1 4095\n", b"\0\0\x08\0\x0f\xff", [[0, 128, 255]]),
+        (b"P5 3 1 100\n", b"\0\x32\x65", [[0, 128, 255]]),  # 101 is above white
+        (b"P2\n# of a workstation\n3 1\n65535\n", b"0 # black\n32896\n65535", [[0, 128, 255]]),
+        (b"P1 3 2\n", b"010 1 1\n0", [[255, 0, 255], [0, 0, 255]]),
+        (b"P4 3 2\n", b"\x5f\xdf", [[255, 0, 255], [0, 0, 255]]),
+        (b"P3 2 1 7 ", b"7 0 0\n0 7 0", [[[255, 0, 0], [0, 255, 0]]]),
+        (b"P6\t2 1 511 ", b"\1\xff\0\0\0\0" + b"\1\0" * 3, [[[255, 0, 0], [128, 128, 128]]]),
+    ],
+)
+def test_netpbm_pictures_are_scaled_to_their_white(head: bytes, values: bytes, expected: list[Any]) -> None:
+    """As text or binary, of any depth, with comments; cut, or with a word among the numbers, they are rejected."""
+    np.testing.assert_array_equal(decode(head + values, name="x"), np.array(expected, np.uint8))
+    assert rejection(head + values[:1]).code == "truncated"
+    for wrong in (b"P5 0 1 255\n0", b"P5 1 1 0\n0", b"P5 1 1 65536\n00", b"P5 1 1 white\n" + bytes(100)):
+        assert rejection(wrong).code == "corrupt"
+    if head[1:2] in b"23":
+        assert rejection(head + b"white " + values).code == "corrupt"
+
+
+def test_netpbm_text_of_any_length_is_read() -> None:
+    """It is read in pieces, none of which may lose or split a number."""
+    values = np.random.default_rng(0).integers(0, 256, (700, 1000), np.uint8)
+    text = b" \n".join(b"%d" % value for value in values.ravel())
+    assert len(text) > 3 * 2**20
+    np.testing.assert_array_equal(decode(b"P2 1000 700 255\n" + text, name="x"), values)
+
+
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_exif_orientation_is_applied(orientation: int) -> None:
     """All eight, in each kind that carries EXIF, once and not twice."""
@@ -285,7 +316,7 @@ def test_bytes_that_are_no_picture_say_what_they_are() -> None:
         (b"id,label\n1,NORMAL\n", "not-an-image", "no JPEG"),
         (b"\n <!DOCTYPE html><html>", "not-an-image", "web page"),
         (b"PK\x03\x04" + bytes(40), "not-an-image", "archive"),
-        (bytes(128) + b"DICM" + bytes(40), "unsupported", "DICOM"),
+        (bytes(128) + b"DICM" + bytes(40), "not-an-image", "DICOM"),
         (b"\0\0\0\x18ftypheic" + bytes(40), "unsupported", "HEIF"),
     ):
         error = rejection(data)

@@ -140,22 +140,25 @@ def test_images_without_classes_say_what_was_expected(root: Path) -> None:
 
 
 def test_a_folder_of_other_files_says_what_is_there(root: Path) -> None:
-    """DICOM files need their own reader."""
-    for name in ("a/1.dcm", "a/2.dcm", "b/README"):
+    """Volumes are not read; and DICOM files may have any name."""
+    for name in ("a/1.nrrd", "a/2.nrrd", "b/README"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("x")
-    assert f"{root} holds no images in class folders (it holds 2 .dcm, 1 README). Known: .bmp, .gif" in refused(root)
+    assert f"{root} holds no images in class folders (it holds 2 .nrrd, 1 README). Known: .bmp, .dcm" in refused(root)
 
 
 def test_a_missing_folder_suggests_the_one_beside(tmp_path: Path) -> None:
     """A typing error in the last part."""
     (tmp_path / "chest_xray").mkdir()
     (tmp_path / "labels.csv").write_text("a,b")
-    (tmp_path / "data.zip").write_bytes(b"PK")
+    (tmp_path / "data.zip").write_bytes(b"PK\x05\x06" + bytes(18))
+    (tmp_path / "data.rar").write_bytes(b"Rar!")
     assert refused(tmp_path / "chest_xry").endswith("chest_xry. Did you mean 'chest_xray'?")
     assert refused(tmp_path / "no/where") == f"there is no folder {tmp_path / 'no/where'}."
     assert "is a table, not a folder. Use Dataset.from_csv" in refused(tmp_path / "labels.csv")
-    assert "is a file, not a folder. If it is an archive, unpack it first" in refused(tmp_path / "data.zip")
+    archive = tmp_path / "data.zip"
+    assert f"is an archive, not a folder. Unpack it first: medimg unpack '{archive}' FOLDER" in refused(archive)
+    assert refused(tmp_path / "data.rar").endswith("is a file, not a folder")
 
 
 def test_an_empty_class_folder_is_named(root: Path) -> None:

@@ -1,28 +1,24 @@
-"""Architectures are built, trained, saved and loaded alike; pretrained weights are found, fetched and checked."""
+"""Configurations are checked before a job is sent; pretrained weights are found, fetched and checked."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import http.server
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import keras
 import numpy as np
 import pytest
-from keras.src.utils import file_utils
 
 from medimg import models
-from medimg.config import Task, TrainConfig
+from medimg.config import TrainConfig
 from medimg.errors import ConfigError, StorageError, WeightsError
 from medimg.models import pretrained, registry, weights
-from medimg.models.download import download
 
 # Keras 3.15 hands TensorFlow variables to NumPy 2 in the old way whenever it saves or reads weights.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -30,17 +26,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 SHARED = Path(os.environ.get("MEDIMG_SHARED_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 REAL = SHARED / "weights" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_224_no_top.h5"
 
-APPLICATIONS: dict[str, tuple[Callable[..., keras.Model], Callable[[Any], Any]]] = {
-    "mobilenet_v2": (keras.applications.MobileNetV2, keras.applications.mobilenet_v2.preprocess_input),
-    "efficientnetv2-b0": (keras.applications.EfficientNetV2B0, keras.applications.efficientnet_v2.preprocess_input),
-    "densenet121": (keras.applications.DenseNet121, keras.applications.densenet.preprocess_input),
-    "inception_v3": (keras.applications.InceptionV3, keras.applications.inception_v3.preprocess_input),
-}
-LOSSES = {
-    "binary": "binary_crossentropy",
-    "multilabel": "binary_crossentropy",
-    "multiclass": "categorical_crossentropy",
-}
 SMALLEST: dict[str, Any] = {"model": "mobilenet_v2", "model_options": {"alpha": 0.35}}
 
 
@@ -57,160 +42,6 @@ def run(model: Any, x: np.ndarray) -> np.ndarray:
 def build(config: TrainConfig, file: Path | None = None, *, channels: Literal[1, 3] = 3) -> models.Classifier:
     """Returns a binary classifier."""
     return models.build(config, channels=channels, outputs=1, task="binary", weights=file)
-
-
-def live_through(tmp_path: Path, config: TrainConfig, *, channels: Literal[1, 3], outputs: int, task: Task) -> None:
-    """Takes an architecture through build, one step of training, save, safe load and prediction."""
-    keras.utils.set_random_seed(0)
-    classifier = models.build(config, channels=channels, outputs=outputs, task=task, weights=None)
-    model = classifier.model
-    assert model.input_shape == (None, config.image_size, config.image_size, channels)
-    assert model.output_shape == (None, outputs)
-    names = [layer.name for layer in model.layers]
-    assert len(names) == len(set(names))
-    # Its gradient in TensorFlow 2.21's oneDNN writes beyond its memory and kills the process.
-    assert not any(
-        layer.kernel_size == (1, 1) and layer.strides != (1, 1)
-        for layer in model.layers
-        if isinstance(layer, keras.layers.Conv2D)
-    )
-
-    x = images(2, config.image_size, channels)
-    y = np.eye(2, outputs, dtype="float32")
-    before = [np.array(w) for w in model.trainable_weights]
-    # Eagerly: one step is quicker than tracing it.
-    model.compile("adam", LOSSES[task], run_eagerly=True, jit_compile=False)
-    model.fit(x, y, batch_size=2, epochs=1, verbose=0)
-    assert any(not np.array_equal(a, b) for a, b in zip(before, model.trainable_weights, strict=True))
-
-    p = run(model, x)
-    assert p.dtype == np.float32
-    assert p.shape == (2, outputs)
-    assert ((p >= 0) & (p <= 1)).all()
-    if task == "multiclass":
-        np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
-    if classifier.backbone is not None and classifier.head is not None:
-        features = run(classifier.backbone, x)
-        assert features.dtype == np.float32
-        np.testing.assert_allclose(run(classifier.head, features), p, atol=1e-5)
-
-    path = tmp_path / "model.keras"
-    model.save(path)
-    loaded = keras.saving.load_model(path, safe_mode=True)
-    np.testing.assert_array_equal(run(loaded, x), p)
-
-
-@pytest.mark.parametrize("name", models.available())
-def test_every_architecture_trains_on_rgb_and_loads_to_the_same_probabilities(name: str, tmp_path: Path) -> None:
-    """RGB, several classes."""
-    config = TrainConfig(model=name, weights=None, image_size=75)
-    live_through(tmp_path, config, channels=3, outputs=3, task="multiclass")
-
-
-@pytest.mark.parametrize("name", ["mobilenet_v2", "mini_xception", "small_cnn"])
-def test_grey_images_train_too(name: str, tmp_path: Path) -> None:
-    """Grey, one output; the backbones share the code that repeats the channel."""
-    live_through(tmp_path, TrainConfig(model=name, weights=None, image_size=48), channels=1, outputs=1, task="binary")
-
-
-@pytest.mark.parametrize("name", ["mini_xception", "small_cnn"])
-@pytest.mark.parametrize("size", [16, 28, 33])
-def test_small_networks_build_from_their_smallest_size_for_several_labels(name: str, size: int, tmp_path: Path) -> None:
-    """Sigmoid outputs are independent of each other."""
-    config = TrainConfig(model=name, weights=None, image_size=size)
-    live_through(tmp_path, config, channels=1, outputs=4, task="multilabel")
-
-
-def test_small_networks_stay_small_at_full_size() -> None:
-    """The flattened layer must not grow with the image."""
-    for name in ("mini_xception", "small_cnn"):
-        assert build(TrainConfig(model=name, weights=None), channels=1).model.count_params() < 70_000
-
-
-@pytest.mark.parametrize("name", APPLICATIONS)
-def test_preprocessing_and_backbone_equal_those_of_keras(name: str, tmp_path: Path) -> None:
-    """The weights go over a file, so loading is compared too; a grey image counts as its RGB copy."""
-    application, preprocess = APPLICATIONS[name]
-    keras.utils.set_random_seed(0)
-    theirs = application(include_top=False, weights=None, input_shape=(75, 75, 3), pooling="avg")
-    config = TrainConfig(model=name, weights=str(tmp_path / "their.weights.h5"), image_size=75)
-    theirs.save_weights(config.weights)
-    found = sum(int(np.prod(weight.shape)) for weight in theirs.weights if len(weight.shape) == 4)
-    assert registry.describe(config)[1] == found
-
-    file = weights.resolve(config)
-    ours = build(config, file, channels=1).backbone
-    x = images(2, 75, 1)
-    expected = run(theirs, preprocess(np.repeat(x, 3, axis=3)))
-    np.testing.assert_allclose(run(ours, x), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("alpha", registry.architecture("mobilenet_v2").options["alpha"].pretrained)
-def test_the_table_counts_the_convolutions_of_every_width(alpha: float) -> None:
-    """The count tells files apart."""
-    model = keras.applications.MobileNetV2(alpha=alpha, include_top=False, weights=None, input_shape=(32, 32, 3))
-    found = sum(int(np.prod(weight.shape)) for weight in model.weights if len(weight.shape) == 4)
-    config = TrainConfig(model_options={"alpha": alpha})
-    assert registry.describe(config) == (f"mobilenet_v2 with alpha={alpha}", found)
-    assert registry.name_by_convolutions(found) == f"mobilenet_v2 with alpha={alpha}"
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "size"),
-    [
-        ("mobilenet_v2", {}, 224),
-        ("mobilenet_v2", {"alpha": 1}, 128),
-        ("mobilenet_v2", {"alpha": 0.5}, 96),
-        ("efficientnetv2-b0", {}, 224),
-        ("densenet121", {}, 224),
-        ("inception_v3", {}, 224),
-    ],
-)
-def test_the_file_and_hash_asked_for_are_those_of_keras(
-    name: str, options: dict[str, float], size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Keras itself is asked, so a new version that publishes other files shows here."""
-
-    class AskedError(Exception):
-        pass
-
-    def get_file(fname: str, origin: str, cache_subdir: str, file_hash: str | None = None) -> None:
-        raise AskedError(fname, origin, cache_subdir, file_hash)
-
-    monkeypatch.setattr(file_utils, "get_file", get_file)
-    with pytest.raises(AskedError) as asked:
-        APPLICATIONS[name][0](include_top=False, weights="imagenet", input_shape=(size, size, 3), **options)
-    publish = registry.architecture(name).imagenet
-    assert publish is not None
-    file = publish(TrainConfig(model=name, model_options=options, image_size=size))
-    assert asked.value.args == (
-        file.name,
-        f"{weights.KERAS_APPLICATIONS}/{file.folder}/{file.name}",
-        "models",
-        file.md5,
-    )
-
-
-def test_a_size_that_keras_did_not_train_asks_for_the_file_of_224() -> None:
-    """Keras' own rule."""
-    publish = registry.architecture("mobilenet_v2").imagenet
-    assert publish is not None
-    assert "_1.0_224_" in publish(TrainConfig(image_size=150)).name
-
-
-def test_probabilities_and_features_are_float32_under_mixed_precision() -> None:
-    """Half-precision probabilities would move decisions; half-precision features would end up in caches."""
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        backbone = build(TrainConfig(**SMALLEST, weights=None, image_size=32))
-        small = [build(TrainConfig(model=name, weights=None, image_size=32)) for name in ("mini_xception", "small_cnn")]
-    finally:
-        keras.config.set_dtype_policy("float32")
-    assert backbone.model.get_layer("Conv1").compute_dtype == "bfloat16"
-    x = images(1, 32, 3)
-    assert run(backbone.backbone, x).dtype == np.float32
-    for classifier in (backbone, *small):
-        assert run(classifier.model, x).dtype == np.float32
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
@@ -254,10 +85,10 @@ def test_fine_tuning_trains_the_top_of_the_backbone_and_never_batch_normalisatio
 
 
 def test_a_network_without_a_backbone_says_so_when_asked_to_fine_tune() -> None:
-    """Small networks train as a whole."""
-    classifier = build(TrainConfig(model="small_cnn", weights=None, image_size=28))
+    """It can only be trained as a whole."""
+    classifier = build(TrainConfig(model="mini_xception", weights=None, image_size=28))
     assert classifier.backbone is None
-    with pytest.raises(ConfigError, match="small_cnn has no pretrained backbone"):
+    with pytest.raises(ConfigError, match="mini_xception has no pretrained backbone"):
         models.freeze(classifier)
     with pytest.raises(ConfigError, match="fine_tune_epochs=0"):
         models.top_layers(classifier, 0.3)
@@ -267,7 +98,7 @@ def test_a_network_without_a_backbone_says_so_when_asked_to_fine_tune() -> None:
     ("settings", "message"),
     [
         ({"model": "mobilnet_v2"}, "Did you mean 'mobilenet_v2'"),
-        ({"model": "xyz"}, "Known: densenet121, efficientnetv2-b0, "),
+        ({"model": "xyz"}, "Known: convnext_tiny, densenet121, .* any network of keras.applications"),
         ({"model_options": {"alhpa": 1.0}}, "Did you mean 'alpha'"),
         ({"model": "densenet121", "model_options": {"alpha": 1.0}}, "It takes none"),
         ({"model_options": {"alpha": "small"}}, "must be a number"),
@@ -415,31 +246,21 @@ def test_build_refuses_to_go_on_without_the_file_that_the_configuration_asks_for
 
 
 class Mirror(http.server.BaseHTTPRequestHandler):
-    """Serves `content` at every address; can cut, corrupt, refuse ranges and state a hash."""
+    """Serves `content` at every address."""
 
     content: ClassVar[bytes] = b""
-    cuts: ClassVar[int] = 0
-    ranges: ClassVar[bool] = True
-    stated_md5: ClassVar[str | None] = None
-    asked: ClassVar[list[tuple[str, str | None]]] = []
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         """Answers one request."""
-        wanted = self.headers.get("Range")
-        self.asked.append((self.path, wanted))
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
-        if start >= len(self.content):
-            self.send_error(416 if self.content else 404)
+        self.asked.append(self.path)
+        if not self.content:
+            self.send_error(404)
             return
-        body = self.content[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
-        if self.stated_md5:
-            self.send_header("x-goog-hash", f"crc32c=AAAAAA==,md5={self.stated_md5}")
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
         self.end_headers()
-        if len(self.asked) <= self.cuts:
-            body = body[: len(body) // 2]
-        self.wfile.write(body)
+        self.wfile.write(self.content)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Keeps the test's output clean."""
@@ -450,7 +271,7 @@ def mirror() -> Iterator[tuple[str, type[Mirror]]]:
     """Yields the address of a running mirror and its settings."""
 
     class Fresh(Mirror):
-        asked: ClassVar[list[tuple[str, str | None]]] = []
+        asked: ClassVar[list[str]] = []
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Fresh)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -468,13 +289,6 @@ def keras_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "keras" / "models"
 
 
-def fetch(
-    url: str, path: Path, md5: str | None = None, progress: Callable[[int, int | None], None] | None = None
-) -> None:
-    """Downloads without pauses and without looking inside."""
-    download(url, path, md5=md5, verify=lambda _: None, progress=progress, timeout_s=5, pause_s=0.001)
-
-
 def test_imagenet_weights_are_downloaded_once_into_keras_cache(
     mirror: tuple[str, type[Mirror]], keras_home: Path, with_top: tuple[Path, keras.Model]
 ) -> None:
@@ -486,61 +300,9 @@ def test_imagenet_weights_are_downloaded_once_into_keras_cache(
     for _ in range(2):
         path = weights.resolve(config, base_url=url, progress=lambda *call: seen.append(call))
         assert path == keras_home / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_224_no_top.h5"
-    assert settings.asked == [(f"/mobilenet_v2/{path.name}", None)]
+    assert settings.asked == [f"/tensorflow/keras-applications/mobilenet_v2/{path.name}"]
     assert seen[-1] == (len(settings.content), len(settings.content))
     assert [entry.name for entry in keras_home.iterdir()] == [path.name]
-
-
-def test_a_cut_download_goes_on_where_it_stopped(mirror: tuple[str, type[Mirror]], tmp_path: Path) -> None:
-    """Twice in a row."""
-    url, settings = mirror
-    settings.content, settings.cuts = os.urandom(1000), 2
-    fetch(f"{url}/file", tmp_path / "file", hashlib.md5(settings.content).hexdigest())  # noqa: S324
-    assert (tmp_path / "file").read_bytes() == settings.content
-    assert [wanted for _, wanted in settings.asked] == [None, "bytes=500-", "bytes=750-"]
-
-
-def test_a_download_that_keeps_breaking_resumes_in_the_next_call(
-    mirror: tuple[str, type[Mirror]], tmp_path: Path
-) -> None:
-    """What arrived is kept under a hidden name; the real name does not appear."""
-    url, settings = mirror
-    settings.content, settings.cuts = os.urandom(1024), 4
-    with pytest.raises(ConnectionError, match="broke 4 times"):
-        fetch(f"{url}/file", tmp_path / "file")
-    assert [entry.name for entry in tmp_path.iterdir()] == [".file.part"]
-    fetch(f"{url}/file", tmp_path / "file")
-    assert (tmp_path / "file").read_bytes() == settings.content
-    assert settings.asked[-1][1] == "bytes=960-"
-
-
-def test_a_server_without_ranges_and_a_complete_leftover_start_again(
-    mirror: tuple[str, type[Mirror]], tmp_path: Path
-) -> None:
-    """Nothing is appended twice."""
-    url, settings = mirror
-    settings.content, settings.cuts, settings.ranges = os.urandom(1000), 1, False
-    fetch(f"{url}/file", tmp_path / "file")
-    assert (tmp_path / "file").read_bytes() == settings.content
-    settings.ranges = True
-    (tmp_path / ".other.part").write_bytes(settings.content)
-    fetch(f"{url}/other", tmp_path / "other")
-    assert (tmp_path / "other").read_bytes() == settings.content
-
-
-@pytest.mark.parametrize("stated_by", ["keras", "server"])
-def test_a_wrong_hash_is_an_error_and_nothing_is_left(
-    stated_by: str, mirror: tuple[str, type[Mirror]], tmp_path: Path
-) -> None:
-    """Keras' hash where it publishes one, else the one that the storage states."""
-    url, settings = mirror
-    digest = hashlib.md5(b"published")  # noqa: S324
-    settings.content = b"corrupted"
-    if stated_by == "server":
-        settings.stated_md5 = base64.b64encode(digest.digest()).decode()
-    with pytest.raises(WeightsError, match=f"MD5 .* instead of {digest.hexdigest()}"):
-        fetch(f"{url}/file", tmp_path / "file", digest.hexdigest() if stated_by == "keras" else None)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_page_served_in_place_of_the_weights_is_an_error_and_nothing_is_left(
@@ -568,19 +330,6 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(
     assert list(keras_home.iterdir()) == [path]
 
 
-def test_two_that_want_the_same_file_fetch_it_once(mirror: tuple[str, type[Mirror]], tmp_path: Path) -> None:
-    """Jobs started together share the cache."""
-    url, settings = mirror
-    settings.content = os.urandom(100_000)
-    threads = [threading.Thread(target=fetch, args=(f"{url}/file", tmp_path / "file")) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (tmp_path / "file").read_bytes() == settings.content
-    assert len(settings.asked) == 1
-
-
 def test_without_internet_the_error_says_which_file_goes_where(keras_home: Path) -> None:
     """The full path, the address and the way round; also where a damaged copy went."""
     keras_home.mkdir(parents=True)
@@ -589,7 +338,7 @@ def test_without_internet_the_error_says_which_file_goes_where(keras_home: Path)
     with pytest.raises(WeightsError) as error:
         weights.resolve(TrainConfig(model="densenet121"), base_url="http://127.0.0.1:9")
     text = str(error.value)
-    assert f"curl -O http://127.0.0.1:9/densenet/{name}" in text
+    assert f"curl -O http://127.0.0.1:9/tensorflow/keras-applications/densenet/{name}" in text
     assert str(keras_home / name) in text
     assert "or set weights= to the path" in text
     assert (keras_home / f"{name}.damaged").read_bytes() == b"half"

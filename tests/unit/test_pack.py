@@ -20,8 +20,9 @@ from PIL import Image
 
 from medimg.data import pack as packing
 from medimg.data.dataset import Dataset
-from medimg.data.decode import as_mode, decode, read, resize
+from medimg.data.decode import decode, read
 from medimg.data.pack import Pack, build
+from medimg.data.pixels import as_mode, resize
 from medimg.errors import DatasetError, ImageRejected, StorageError
 from medimg.progress import Event, Report, silent
 
@@ -277,7 +278,8 @@ def test_images_that_cannot_be_read_are_not_packed(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "error"), [("pixels", DatasetError), ("gone", ImageRejected), ("broken", ImageRejected)]
+    ("change", "error"),
+    [("pixels", DatasetError), ("gone", ImageRejected), ("folder", ImageRejected), ("broken", ImageRejected)],
 )
 def test_a_file_that_changes_before_it_is_packed_is_refused(root: Path, change: str, error: type[Exception]) -> None:
     """The pack's address would promise other pixels."""
@@ -288,6 +290,9 @@ def test_a_file_that_changes_before_it_is_packed_is_refused(root: Path, change: 
         picture(path, "new")
     elif change == "gone":
         path.unlink()
+    elif change == "folder":
+        path.unlink()
+        path.mkdir()
     else:
         path.write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(error, match=r"NORMAL/p0\.png"):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from medimg.data.dataset import Dataset
-from medimg.data.decode import as_mode, decode, read, resize
+from medimg.data.decode import decode, read
 from medimg.data.pack import Pack, build
+from medimg.data.pixels import as_mode, resize
 from medimg.data.preparation import ready_for_training
 
 DATA = Path(os.environ.get("MEDIMG_SHARED_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))

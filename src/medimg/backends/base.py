@@ -25,7 +25,7 @@ from medimg.backends.identity import check_name, inputs_folder
 from medimg.backends.rates import Rate
 from medimg.backends.resource import Kind, Resource
 from medimg.backends.submission import Submission, prepare_prediction, prepare_training
-from medimg.config import JobSpec, Resources, ServeConfig, TrainConfig
+from medimg.config import Framework, JobSpec, Resources, ServeConfig, TrainConfig
 from medimg.data.dataset import Dataset, Split
 from medimg.errors import (
     AccessError,
@@ -99,8 +99,9 @@ class Backend(ABC):
         with Display(name or "train") as display:
             watch = Stopwatch(display)
             work = prepare_training(
-                dataset, config, resources or Resources(), check_name(name or "medimg", what="a job"), allow, watch
-            )
+                dataset, config, resources or Resources(), check_name(name or "medimg", what="a job"), allow, watch,
+                self._framework(),
+            )  # fmt: skip
             job = self._run(work, force, watch)
         return job.wait() if wait else job
 
@@ -465,6 +466,10 @@ class Backend(ABC):
     def _place(self) -> str:
         """Returns the name of the folder for local copies: it tells accounts and regions apart, where there are any."""
         return self.name
+
+    def _framework(self) -> Framework:
+        """Returns what Keras computes with in this backend's jobs; it is a part of their names."""
+        return "tensorflow"
 
     def _update(self, name: str, folder: Path, details: Mapping[str, Any]) -> None:
         """Starts to serve another model under the same name; the old one answers until the new one is ready.

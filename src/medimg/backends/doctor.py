@@ -12,6 +12,8 @@ from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, overload
 
+from medimg import framework
+from medimg.errors import ConfigError
 from medimg.home import home, make_folder
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ __all__ = ["Check", "Checks", "local_checks"]
 _SIGNS = {True: ("ok", "green"), False: ("fails", "red"), None: ("not known", "yellow")}
 _ON_WHITE = {"yellow": "#8a6100"}  # what can be read in a notebook, where a terminal's colour cannot
 _NEEDED_GB = 5.0  # of free disk: packs, models and checkpoints
-_NEEDED = {"tensorflow": "training", "ai-edge-litert": "predicting", "mlflow": "tracking and the registry"}
+_NEEDED = {"ai-edge-litert": "predicting", "mlflow": "tracking and the registry"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Checks(Sequence[Check]):
 
 def local_checks() -> list[Check]:
     """Returns the checks of the local backend: system, home, disk and packages."""
-    return [_system(), _home(), _disk(), *map(_package, _NEEDED)]
+    return [_system(), _home(), _disk(), _framework(), *(_package(name, what) for name, what in _NEEDED.items())]
 
 
 def _system() -> Check:
@@ -139,8 +141,15 @@ def _disk() -> Check:
     return Check("disk", False, f"{free_gb:.1f} GB free at {where}, {_NEEDED_GB:.0f} are wanted", "medimg rm --all")
 
 
-def _package(name: str) -> Check:
+def _framework() -> Check:
+    try:
+        return _package(framework.chosen(), "training")
+    except ConfigError as error:
+        return Check("training", False, str(error).split(" Run:")[0], "export KERAS_BACKEND=tensorflow")
+
+
+def _package(name: str, what: str) -> Check:
     try:
         return Check(name, True, version(name))
     except PackageNotFoundError:
-        return Check(name, False, f"not installed: no {_NEEDED[name]}", f"pip install {name}")
+        return Check(name, False, f"not installed: no {what}", f"pip install {name}")

@@ -17,12 +17,14 @@ from medimg.artifact import ModelFolder
 from medimg.data.pack import forget
 from medimg.errors import ConfigError
 from medimg.home import Use, atomic_copy, atomic_folder, drop, home, make_folder, storage_errors
+from medimg.models.source_code import SourceCode
 
 __all__ = [
     "NAME",
     "base_name",
     "check_name",
     "code_digest",
+    "code_input",
     "file_input",
     "forget_shared",
     "inputs_folder",
@@ -81,6 +83,17 @@ def file_input(path: Path) -> Use:
     use = Use(inputs_folder() / name)
     if not use.path.exists():
         atomic_copy(path, use.path)
+    return use
+
+
+def code_input(code: SourceCode) -> Use:
+    """Puts a user's code into the store; its name there is its hash, and it stays while the result lives."""
+    use = Use(inputs_folder() / f"code-{code.digest[:16]}")
+    if not use.path.exists():
+        with atomic_folder(use.path) as folder:
+            for name, content in code.files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(content)
     return use
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from medimg import framework
 from medimg.backends import supervisor
 from medimg.backends.base import Backend
 from medimg.backends.doctor import Check, local_checks
@@ -24,7 +25,7 @@ from medimg.backends.identity import forget_shared, link_tree
 from medimg.backends.local_registry import Registry
 from medimg.backends.rates import Rate, own_machine_rates
 from medimg.backends.resource import Kind, Resource, Status
-from medimg.config import JobSpec, Resources, ServeConfig
+from medimg.config import Framework, JobSpec, Resources, ServeConfig
 from medimg.errors import AlreadyExistsError, ConfigError, EndpointError, NotFoundError
 from medimg.home import atomic_folder, atomic_write, home
 from medimg.inference.answers import read_answer
@@ -59,6 +60,9 @@ class LocalBackend(Backend):
             yield
         except FileNotFoundError:
             raise NotFoundError(f"the {kind} {id!r} was deleted") from None
+
+    def _framework(self) -> Framework:
+        return framework.found_here()
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 

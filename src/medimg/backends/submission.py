@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from medimg import models
-from medimg.backends.identity import base_name, code_digest, file_input, model_input
-from medimg.config import Finding, JobSpec, Resources, TrainConfig
+from medimg.backends.identity import base_name, code_digest, code_input, file_input, model_input
+from medimg.backends.starting_point import settled
+from medimg.config import Finding, Framework, JobSpec, Resources, TrainConfig
 from medimg.data.labels import amount
 from medimg.data.pack import Pack, build
 from medimg.data.preparation import ready_for_training
 from medimg.errors import DatasetError
 from medimg.home import Use
+from medimg.models.registry import is_own
+from medimg.models.source_code import source_of
 from medimg.models.weights import resolve
 from medimg.progress import Event, Report
 
@@ -61,21 +64,25 @@ class Submission:
 
 
 def prepare_training(
-    dataset: Dataset, config: TrainConfig, resources: Resources, name: str, allow: Collection[str], report: Report
-) -> Submission:
+    dataset: Dataset, config: TrainConfig, resources: Resources, name: str, allow: Collection[str], report: Report,
+    framework: Framework = "tensorflow",
+) -> Submission:  # fmt: skip
     """Checks the configuration and the data, packs the images and names the job."""
+    config, started = settled(config)
     models.check(config)
     weights = resolve(config, progress=lambda done, total: report(Event("stage", "downloading", done, total or 0)))
     inputs = {} if weights is None else {"weights": file_input(weights)}
     if inputs and config.weights != "imagenet":
         # A user's path stays here: the job is told the content's name.
         config = config.model_copy(update={"weights": inputs["weights"].path.name})
+    if is_own(config.model):
+        inputs["code"] = code_input(source_of(config.model))
     facts = dataset.index(report)
     ready = ready_for_training(dataset, allow=allow, facts=facts, report=report)
     pack = build(ready.dataset, config.image_size, facts=facts, report=report)
     return _submission(
-        "train", name, pack, inputs, resources, config=config, notices=ready.notices, audit=ready.audit.findings,
-        allow=tuple(sorted(allow)),
+        "train", name, pack, inputs, resources, config=config, notices=(*ready.notices, *started),
+        audit=ready.audit.findings, allow=tuple(sorted(allow)), framework=framework,
     )  # fmt: skip
 
 
@@ -115,6 +122,7 @@ def _submission(
     notices: tuple[str, ...] = (),
     audit: tuple[Finding, ...] = (),
     allow: tuple[str, ...] = (),
+    framework: Framework = "tensorflow",
 ) -> Submission:
     workload: dict[str, str | int] = {}
     if config is not None:
@@ -126,7 +134,7 @@ def _submission(
         kind=kind, base=name, checkpoints=name, config=config, resources=resources, data=pack.fingerprint,
         pack=pack.path.name, samples=pack.manifest, inputs={role: use.path.name for role, use in inputs.items()},
         split=split, code=code_digest(), notices=notices, audit=audit, allow=allow,
-        workload=workload,
+        workload=workload, framework=framework,
     )  # fmt: skip
     # A table of predictions is keyed by sample id: the same pixels under other names are another table.
     unnamed = _UNNAMED - {"samples"} if kind == "predict" else _UNNAMED

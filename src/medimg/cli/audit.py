@@ -16,6 +16,7 @@ from medimg.cli.options import (
     LabelColumns,
     PathColumn,
     Positive,
+    Reader,
     Separator,
     SplitColumn,
 )
@@ -32,6 +33,7 @@ def audit(
     folder: Folder,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write it there, with pictures.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write it there, with all file names.")] = None,
+    reader: Reader = None,
     group: Group = None,
     positive: Positive = None,
     csv: Csv = None,
@@ -43,7 +45,7 @@ def audit(
 ) -> None:
     """Check a folder of images for mistakes that make a score too good; exit status 1 where training would stop."""
     dataset = options.read_dataset(
-        folder, group=group, positive=positive, csv=csv, path=path, labels=labels, separator=separator,
+        folder, reader=reader, group=group, positive=positive, csv=csv, path=path, labels=labels, separator=separator,
         group_column=group_column, split_column=split_column,
     )  # fmt: skip
     report = dataset.audit()

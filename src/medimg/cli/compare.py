@@ -17,6 +17,7 @@ from medimg.cli.options import (
     MaxHours,
     PathColumn,
     Positive,
+    Reader,
     Separator,
     SplitColumn,
     Spot,
@@ -34,6 +35,7 @@ def add_to(app: typer.Typer) -> None:
 
 def compare(
     folder: Folder,
+    reader: Reader = None,
     group: Group = None,
     positive: Positive = None,
     csv: Csv = None,
@@ -75,7 +77,7 @@ def compare(
     given = {"model": model, "image_size": image_size, "epochs": epochs}
     config = TrainConfig(**{name: value for name, value in given.items() if value is not None})
     dataset = options.read_dataset(
-        folder, group=group, positive=positive, csv=csv, path=path, labels=labels, separator=separator,
+        folder, reader=reader, group=group, positive=positive, csv=csv, path=path, labels=labels, separator=separator,
         group_column=group_column, split_column=split_column,
     )  # fmt: skip
     compared = medimg.compare_costs(dataset, config, places, hours=hours)

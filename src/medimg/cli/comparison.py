@@ -16,6 +16,7 @@ from medimg.cli.options import (
     LabelColumns,
     PathColumn,
     Positive,
+    Reader,
     Separator,
     SplitColumn,
 )
@@ -41,6 +42,7 @@ def compare_models(
     split: Annotated[str, typer.Option(help="The split to compare on.")] = "test",
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write the comparison as a page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+    reader: Reader = None,
     group: Group = None,
     positive: Positive = None,
     csv: Csv = None,
@@ -55,14 +57,14 @@ def compare_models(
     from medimg.evaluation import comparison
 
     given = {
-        "--group": group, "--positive": positive, "--csv": csv, "--path": path, "--labels": labels,
+        "--reader": reader, "--group": group, "--positive": positive, "--csv": csv, "--path": path, "--labels": labels,
         "--separator": separator, "--group-column": group_column, "--split-column": split_column,
     }  # fmt: skip
     dataset = None
     if folder is not None:
         dataset = options.read_dataset(
-            folder, group=group, positive=positive, csv=csv, path=path, labels=labels, separator=separator,
-            group_column=group_column, split_column=split_column,
+            folder, reader=reader, group=group, positive=positive, csv=csv, path=path, labels=labels,
+            separator=separator, group_column=group_column, split_column=split_column,
         )  # fmt: skip
     elif lost := [name for name, value in given.items() if value is not None]:
         raise typer.BadParameter(f"{', '.join(lost)}: these describe images. Name their folder after the two models")

@@ -18,6 +18,7 @@ from medimg.cli.options import (
     MaxHours,
     PathColumn,
     Positive,
+    Reader,
     Separator,
     Serving,
     SplitColumn,
@@ -37,6 +38,7 @@ def add_to(app: typer.Typer) -> None:
 
 def cost(
     folder: Folder,
+    reader: Reader = None,
     group: Group = None,
     positive: Positive = None,
     csv: Csv = None,
@@ -86,7 +88,7 @@ def cost(
     resources = Resources(**_given(instance=instance, count=count, max_hours=max_hours), spot=spot)
     endpoint = None if serve is None else ServeConfig(kind=serve.value, **_given(**serving))
     dataset = options.read_dataset(
-        folder, group=group, positive=positive, csv=csv, path=path, labels=labels, separator=separator,
+        folder, reader=reader, group=group, positive=positive, csv=csv, path=path, labels=labels, separator=separator,
         group_column=group_column, split_column=split_column,
     )  # fmt: skip
     target = options.open_backend(backend)

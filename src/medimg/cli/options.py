@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,8 @@ __all__ = [
     "MaxHours",
     "PathColumn",
     "Positive",
+    "Reader",
+    "ReaderName",
     "Separator",
     "Serving",
     "SplitColumn",
@@ -51,6 +53,39 @@ _WIDTH_OF_A_FILE = 200  # columns, where the output is no terminal: wide enough 
 
 Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Folder with CLASS/image or SPLIT/CLASS/image; with --csv, of the images.")
+]
+
+
+class ReaderName(StrEnum):
+    """How a folder is read: the method of `Dataset` that begins with `from_`."""
+
+    dicom = "dicom"
+    intel = "intel"
+    isic = "isic"
+    kermany = "kermany"
+    medmnist = "medmnist"
+    nih = "nih"
+    tfrecord = "tfrecord"
+
+
+# What each takes beside the folder.
+_TAKES = {
+    ReaderName.dicom: ("--labels", "--columns", "--positive"),
+    ReaderName.intel: (),
+    ReaderName.isic: ("--columns",),
+    ReaderName.kermany: (),
+    ReaderName.medmnist: ("--positive",),
+    ReaderName.nih: ("--labels", "--columns"),
+    ReaderName.tfrecord: ("--labels", "--columns", "--positive"),
+}
+
+Reader = Annotated[
+    ReaderName | None,
+    typer.Option(
+        rich_help_panel=_DATA,
+        help="What DIR is, if no folder of class folders: DICOM files by patient, a public set, MedMNIST's file, or "
+        "TFRecords.",
+    ),
 ]
 Group = Annotated[
     str | None,
@@ -162,6 +197,7 @@ def read_dataset(
     group_column: str | None,
     split_column: str | None,
     kept: str | None = None,
+    reader: ReaderName | None = None,
 ) -> Dataset:
     """Returns the dataset that the options describe.
 
@@ -170,15 +206,18 @@ def read_dataset(
     """
     from medimg.data.dataset import Dataset
 
+    of_tables = {
+        "--path": path,
+        "--labels": labels,
+        "--separator": separator,
+        "--group-column": group_column,
+        "--split-column": split_column,
+        "--columns": kept,
+    }
+    if reader is not None:
+        others = {"--group": group, "--positive": positive, "--csv": csv, **of_tables}
+        return _read_as(reader, folder, {name: value for name, value in others.items() if value is not None})
     if csv is None:
-        of_tables = {
-            "--path": path,
-            "--labels": labels,
-            "--separator": separator,
-            "--group-column": group_column,
-            "--split-column": split_column,
-            "--columns": kept,
-        }
         if given := [name for name, value in of_tables.items() if value is not None]:
             raise typer.BadParameter(f"{', '.join(given)}: these name columns of a table. Add --csv FILE")
         return Dataset.from_folder(folder, group=group, positive=positive)
@@ -186,18 +225,43 @@ def read_dataset(
         raise typer.BadParameter("--group reads the patient from a path. With --csv say --group-column COLUMN")
     if path is None or labels is None:
         raise typer.BadParameter("--csv needs --path COLUMN (the image's file) and --labels COLUMN[,COLUMN]")
-    columns = [column.strip() for column in labels.split(",")]
     return Dataset.from_csv(
         csv,
         images=folder,
         path=path,
-        labels=columns[0] if len(columns) == 1 else columns,
+        labels=_one_or_several(labels),
         group=group_column,
         separator=separator,
         split=split_column,
-        columns=[] if kept is None else [column.strip() for column in kept.split(",")],
+        columns=[] if kept is None else _several(kept),
         positive=positive,
     )
+
+
+def _read_as(reader: ReaderName, folder: Path, given: dict[str, Any]) -> Dataset:
+    from medimg.data.dataset import Dataset
+
+    if unknown := sorted(given.keys() - set(_TAKES[reader])):
+        takes = ", ".join(_TAKES[reader]) or "no other option of the data"
+        raise typer.BadParameter(f"{', '.join(unknown)}: --reader {reader.value} takes {takes}")
+    settings: dict[str, Any] = {}
+    if "--labels" in given:
+        settings["labels"] = _one_or_several(given["--labels"])
+    if "--columns" in given:
+        settings["columns"] = _several(given["--columns"])
+    if "--positive" in given:
+        settings["positive"] = given["--positive"]
+    read: Callable[..., Dataset] = getattr(Dataset, f"from_{reader.value}")
+    return read(folder, **settings)
+
+
+def _several(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",")]
+
+
+def _one_or_several(names: str) -> str | list[str]:
+    found = _several(names)
+    return found[0] if len(found) == 1 else found
 
 
 def find_model(backend: Backend, name: str | None) -> ModelFolder:

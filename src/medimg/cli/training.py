@@ -22,6 +22,7 @@ from medimg.cli.options import (
     MaxHours,
     PathColumn,
     Positive,
+    Reader,
     Separator,
     SplitColumn,
     Spot,
@@ -44,6 +45,7 @@ def add_to(app: typer.Typer) -> None:
 
 def train(
     folder: Folder,
+    reader: Reader = None,
     group: Group = None,
     positive: Positive = None,
     csv: Csv = None,
@@ -61,7 +63,9 @@ def train(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(rich_help_panel=_TRAINING, metavar="NAME", help="Architecture (default: mobilenet_v2)."),
+        typer.Option(
+            rich_help_panel=_TRAINING, metavar="NAME", help="Architecture, or module:function (default: mobilenet_v2)."
+        ),
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -72,7 +76,9 @@ def train(
     weights: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=_TRAINING, metavar="imagenet|none|FILE", help="What to start from (default: imagenet)."
+            rich_help_panel=_TRAINING,
+            metavar="imagenet|none|FILE|MODEL",
+            help="What to start from (default: imagenet).",
         ),
     ] = None,
     image_size: Annotated[
@@ -148,7 +154,7 @@ def train(
         option or [],
     )
     dataset = options.read_dataset(
-        folder, group=group, positive=positive, csv=csv, path=path, labels=labels, separator=separator,
+        folder, reader=reader, group=group, positive=positive, csv=csv, path=path, labels=labels, separator=separator,
         group_column=group_column, split_column=split_column, kept=columns,
     )  # fmt: skip
     typer.echo(dataset.summary())
@@ -235,6 +241,7 @@ def evaluate(
     folder: Folder,
     split: Annotated[str, typer.Option(help="The split to score.")] = "test",
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write the whole report there.")] = None,
+    reader: Reader = None,
     group: Group = None,
     positive: Positive = None,
     csv: Csv = None,
@@ -248,7 +255,7 @@ def evaluate(
 ) -> None:
     """Score a model on a split of a folder of images, at its frozen thresholds."""
     dataset = options.read_dataset(
-        folder, group=group, positive=positive, csv=csv, path=path, labels=labels, separator=separator,
+        folder, reader=reader, group=group, positive=positive, csv=csv, path=path, labels=labels, separator=separator,
         group_column=group_column, split_column=split_column, kept=columns,
     )  # fmt: skip
     report = options.find_model(options.open_backend(backend), model).evaluate(dataset, split=split)

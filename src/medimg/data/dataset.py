@@ -221,6 +221,28 @@ class Dataset(Sources):
 
         return subset(self, fraction=fraction, seed=seed, split=split)
 
+    # -- for other programs -------------------------------------------------------------------------------------------
+
+    def to_tfrecord(self, dest: str | Path, *, shards: int = 1) -> tuple[Path, ...]:
+        """Writes the dataset as TFRecord files of `tf.train.Example` and returns their paths.
+
+        Each record has the pixels as PNG (`image/encoded`), the labels, the split, the salted id and group, and the
+        columns that were named: no file name, path or header. `from_tfrecord` reads them; the fingerprint is the same.
+        Images that cannot be read are left out, with a warning.
+
+        Args:
+            dest: A folder that is to be made: it is there whole or not at all.
+            shards: Files for each split.
+
+        Raises:
+            DatasetError: The folder is there already, or no image can be read.
+            StorageError: The disk is full.
+        """
+        from medimg.data.records.export import write_records
+
+        with Display(self.name) as display:
+            return write_records(self, Path(dest), shards=shards, report=display)
+
     # -- for people ---------------------------------------------------------------------------------------------------
 
     def summary(self) -> str:

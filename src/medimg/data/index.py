@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image
 
-from medimg.data.decode import Pixels, as_mode, inspect, read
+from medimg.data.decode import inspect, read
+from medimg.data.pixels import Pixels, as_mode
 from medimg.errors import ImageRejected
 from medimg.home import cores, home, make_folder
 from medimg.progress import Event, Report
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["THUMBNAIL", "Appearance", "PixelFacts", "appearance", "digest", "in_parallel", "pixel_facts"]
 
 # Raised when decode() gives other pixels for the same bytes, or rows hold other facts: old rows are then not believed.
-DECODER = 2
+DECODER = 3
 DETAIL = 128  # side in pixels at which directions of detail are compared
 THUMBNAIL = 32  # side in pixels: enough to know a picture again, too little to read it
 BORDER = 0.05  # of each side: where markers, collimators and padding are, and findings are not

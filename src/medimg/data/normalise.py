@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medimg.config import Normalisation
-from medimg.data.decode import Pixels
+from medimg.data.pixels import Pixels
 
 __all__ = ["Normalisation", "normalise"]
 

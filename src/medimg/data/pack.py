@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medimg.config import Task
-from medimg.data.decode import Pixels, as_mode, decode, read, resize
+from medimg.data.decode import decode, read
 from medimg.data.index import digest, in_parallel
+from medimg.data.pixels import Pixels, as_mode, resize
 from medimg.errors import DatasetError
 from medimg.home import Use, atomic_write, drop, home, locked, make_folder, salt, salted, storage_errors
 from medimg.progress import Event, Report, heartbeat, silent

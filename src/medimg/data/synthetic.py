@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
-from medimg.data.decode import Pixels
+from medimg.data.pixels import Pixels
 from medimg.errors import ConfigError, DatasetError
 from medimg.home import atomic_folder
 

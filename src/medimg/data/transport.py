@@ -28,9 +28,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from medimg.data.decode import Pixels
 from medimg.data.index import in_parallel
 from medimg.data.pack import VERSION
+from medimg.data.pixels import Pixels
 from medimg.errors import DatasetError, StorageError
 from medimg.progress import Event, Report, silent
 

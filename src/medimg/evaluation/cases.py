@@ -20,8 +20,8 @@ from PIL import Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from medimg.artifact import ModelFolder
-from medimg.data.decode import Pixels
 from medimg.data.pack import Pack
+from medimg.data.pixels import Pixels
 from medimg.errors import ConfigError, ModelFolderError
 from medimg.evaluation.explain import Explainer, Map, overlay, png
 from medimg.home import atomic_write

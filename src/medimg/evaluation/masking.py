@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medimg.config import Finding
-from medimg.data.decode import Pixels
 from medimg.data.pack import Pack
+from medimg.data.pixels import Pixels
 from medimg.inference.predictions import Predictions
 from medimg.inference.predictor import Predictor
 

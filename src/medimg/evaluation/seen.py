@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from medimg.data.decode import as_mode
 from medimg.data.pack import Pack
+from medimg.data.pixels import as_mode
 from medimg.errors import DatasetError
 from medimg.home import atomic_write
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -74,7 +75,10 @@ class LiteRTRuntime:
 
 
 class KerasRuntime:
-    """The trained network itself; needs TensorFlow."""
+    """The trained network itself; needs Keras, and TensorFlow or JAX, whichever of them trained it.
+
+    Safe to call from several threads at once on JAX.
+    """
 
     name = "keras"
 
@@ -82,15 +86,23 @@ class KerasRuntime:
         try:
             import keras
         except ImportError as error:
-            raise ConfigError(f"the Keras runtime needs TensorFlow ({error}). Run: pip install tensorflow") from error
+            raise ConfigError(
+                f"the Keras runtime needs Keras on TensorFlow or JAX ({error}). Run: pip install tensorflow, or, where "
+                "JAX is installed: export KERAS_BACKEND=jax"
+            ) from error
         # safe_mode stays on: no code out of a model file is ever run.
         self.model = keras.saving.load_model(path, compile=False, safe_mode=True)
         self.batch_size = batch_size
+        self._forward: Callable[[np.ndarray], Any] = self.model.predict_on_batch
+        if keras.backend.backend() == "jax":
+            from medimg.inference.on_jax import forward
+
+            self._forward = forward(self.model)
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
         """Returns the network's outputs, float32 (n, outputs), for uint8 (n, height, width, channels)."""
         parts = [
-            np.asarray(self.model.predict_on_batch(images[start : start + self.batch_size].astype(np.float32)))
+            np.asarray(self._forward(images[start : start + self.batch_size].astype(np.float32)))
             for start in range(0, len(images), self.batch_size)
         ]
         return np.concatenate(parts)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from medimg.config import Task, TrainConfig
 from medimg.errors import ConfigError
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["Classifier", "freeze", "top_layers"]
+__all__ = ["Builder", "Classifier", "freeze", "top_layers"]
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,33 @@ class Classifier:
     Attributes:
         model: Pixels as float32 (n, height, width, channels) in 0..255 to float32 probabilities (n, outputs).
             Preprocessing is inside; it saves and loads in safe mode without custom objects.
-        backbone: The same pixels to float32 features (n, d); None for a network without a pretrained part.
+        backbone: The same pixels to float32 features (n, d); None for a network that can only be trained as a whole.
         head: Features (n, d) to probabilities; None where backbone is None.
     """
 
     model: keras.Model
     backbone: keras.Model | None
     head: keras.Model | None
+
+
+class Builder(Protocol):
+    """A function that makes a network: `model="module:function"` names one of the user's own."""
+
+    def __call__(
+        self, config: TrainConfig, *, channels: Literal[1, 3], outputs: int, task: Task
+    ) -> keras.Model | Classifier:
+        """Returns a new network from pixels, float32 (n, height, width, channels) in 0..255, to probabilities.
+
+        Args:
+            config: `image_size` and `dropout`; `model_options` are the user's own to read.
+            channels: 1 for grey images, 3 for RGB.
+            outputs: Probabilities an image: 1 for a binary task, else the number of classes.
+            task: "multiclass" needs a softmax at the end, "binary" and "multilabel" a sigmoid.
+
+        Returns:
+            A `keras.Model` of Keras' own layers: (n, outputs) as float32. If one of its layers is called "features"
+            and gives (n, d), weights can be taken over up to there. Or a `Classifier`, which names its parts.
+        """
 
 
 def freeze(classifier: Classifier) -> None:

@@ -18,7 +18,7 @@ import h5py  # type: ignore[import-untyped]
 
 from medimg.config import TrainConfig
 from medimg.errors import WeightsError
-from medimg.models.registry import describe, name_by_convolutions
+from medimg.models.registry import describe, network_of
 
 if TYPE_CHECKING:
     import keras
@@ -34,10 +34,11 @@ def check_file(path: Path, config: TrainConfig) -> None:
     """
     wanted, count = describe(config)
     with _opened(path) as file:
-        found = sum(array.size for array in _arrays(file) if array.ndim == 4)
-    if count is None or found == count:
+        sizes = [(array.ndim, array.size) for array in _arrays(file)]
+    found = sum(size for axes, size in sizes if axes == 4)
+    other = network_of(found, sum(size for axes, size in sizes if axes == 1))
+    if count is None or other == wanted:
         return
-    other = name_by_convolutions(found)
     raise WeightsError(
         f"{path} holds the weights of {other or f'an unknown network ({found:,} convolution weights)'}, but the "
         f"configuration asks for {wanted} ({count:,}). Change model and model_options, or give a file of {wanted}"
@@ -74,17 +75,24 @@ def _load_in_order(backbone: keras.Model, file: Any) -> None:
 
     `keras.Model.load_weights` does the same but refuses a file that goes on with a top.
     """
+    import keras
+
     layers = [layer for layer in backbone.layers if layer.weights]
     groups = [group for group in (file[name] for name in _names(file, "layer_names")) if _names(group, "weight_names")]
     if len(groups) < len(layers):
         raise ValueError(f"it holds {len(groups)} layers with weights, the network has {len(layers)}")
     for layer, group in zip(layers, groups, strict=False):
         values = [group[name][()] for name in _names(group, "weight_names")]
+        # Keras 2 wrote what is trained before what is not, also of the layers inside a layer.
+        targets = layer.trainable_weights + layer.non_trainable_weights
         shapes = [value.shape for value in values]
-        expected = [tuple(weight.shape) for weight in layer.weights]
+        expected = [tuple(weight.shape) for weight in targets]
         if shapes != expected:
             raise ValueError(f"its layer {group.name} has shapes {shapes}, {layer.name} needs {expected}")
-        layer.set_weights(values)
+        for target, value in zip(targets, values, strict=True):
+            target.assign(value)
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # its mean and variance are weights, and what it computes with a copy of them
 
 
 def _names(group: Any, attribute: str) -> list[str]:

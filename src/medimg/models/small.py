@@ -33,10 +33,14 @@ def small_cnn(config: TrainConfig, *, channels: int, outputs: int, task: Task) -
     x = layers.MaxPooling2D(max(2, x.shape[1] // _GRID), name="pool2")(x)
     # Not global pooling: where in the chest a shadow lies matters, and averaging it away cost 0.05 of AUROC.
     x = layers.Flatten(name="flatten")(x)
-    x = layers.Dense(50, activation="relu", name="hidden")(x)
-    x = layers.Dropout(config.dropout, name="dropout")(x)
-    model = keras.Model(image, probabilities(outputs, task)(x), name="small_cnn")
-    return Classifier(model=model, backbone=None, head=None)
+    features = layers.Dense(50, activation="relu", dtype="float32", name="features")(x)
+    dropout, last = layers.Dropout(config.dropout, dtype="float32", name="dropout"), probabilities(outputs, task)
+    pooled = keras.Input((features.shape[-1],), dtype="float32", name="pooled")
+    return Classifier(
+        model=keras.Model(image, last(dropout(features)), name="small_cnn"),
+        backbone=keras.Model(image, features, name="backbone"),
+        head=keras.Model(pooled, last(dropout(pooled)), name="head"),
+    )
 
 
 def mini_xception(config: TrainConfig, *, channels: int, outputs: int, task: Task) -> Classifier:

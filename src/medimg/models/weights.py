@@ -6,14 +6,17 @@ import os
 from pathlib import Path
 
 from medimg.config import TrainConfig
-from medimg.errors import StorageError, WeightsError
-from medimg.models.download import Progress, download, md5_of
-from medimg.models.registry import WeightsFile, architecture, check, describe
+from medimg.download import Progress, download, md5_of, sha256_of
+from medimg.errors import DownloadError, WeightsError
+from medimg.models.applications import WeightsFile
+from medimg.models.registry import check, describe, imagenet
 
-__all__ = ["KERAS_APPLICATIONS", "cache", "resolve"]
+__all__ = ["KERAS_FILES", "cache", "resolve"]
 
-KERAS_APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
+KERAS_FILES = "https://storage.googleapis.com"
 """Where Keras publishes its ImageNet weights."""
+
+_SHA256_DIGITS = 64
 
 _SUFFIXES = (".h5", ".keras")
 
@@ -28,7 +31,7 @@ def resolve(
     config: TrainConfig,
     *,
     progress: Progress | None = None,
-    base_url: str = KERAS_APPLICATIONS,
+    base_url: str = KERAS_FILES,
     timeout_s: float = 30.0,
 ) -> Path | None:
     """Returns the weights file that a configuration asks for, or None if it trains from scratch.
@@ -39,7 +42,7 @@ def resolve(
     Args:
         config: A path in `config.weights` is taken as given, relative to the current folder.
         progress: Called with bytes so far and in all while a download runs.
-        base_url: Address of the folder that holds Keras' folders of weights.
+        base_url: Address of the host that has Keras' files, or of a mirror of it.
         timeout_s: Longest silence of the server.
 
     Raises:
@@ -47,12 +50,11 @@ def resolve(
         WeightsError: The file is missing, damaged or of another network.
     """
     check(config)
-    publish = architecture(config.model).imagenet
-    if config.weights is None or publish is None:
+    if config.weights is None:
         return None
-    if config.weights != "imagenet":
+    file = imagenet(config)
+    if config.weights != "imagenet" or file is None:
         return _given(Path(config.weights).expanduser().absolute(), config)
-    file = publish(config)
     path = cache() / file.name
     damaged = path.with_name(f"{path.name}.damaged")
     if path.exists() and not _intact(path, file, config):
@@ -64,13 +66,17 @@ def resolve(
 
 
 def _intact(path: Path, file: WeightsFile, config: TrainConfig) -> bool:
-    if file.md5 and md5_of(path) != file.md5:
+    if file.hash and file.hash != (sha256_of if _is_sha256(file) else md5_of)(path):
         return False
     try:
         _check_file(path, config)
     except WeightsError:
         return False
     return True
+
+
+def _is_sha256(file: WeightsFile) -> bool:
+    return len(file.hash or "") == _SHA256_DIGITS
 
 
 def _given(path: Path, config: TrainConfig) -> Path:
@@ -88,25 +94,25 @@ def _given(path: Path, config: TrainConfig) -> Path:
 def _download(
     file: WeightsFile, path: Path, config: TrainConfig, progress: Progress | None, base_url: str, timeout_s: float
 ) -> None:
-    url = f"{base_url.rstrip('/')}/{file.folder}/{file.name}"
+    url = f"{base_url.rstrip('/')}/{file.address}"
     try:
         download(
             url,
             path,
-            md5=file.md5,
+            md5=None if _is_sha256(file) else file.hash,
+            sha256=file.hash if _is_sha256(file) else None,
             verify=lambda part: _check_file(part, config),
             progress=progress,
+            elsewhere="set KERAS_HOME to a folder",
             timeout_s=timeout_s,
         )
-    except StorageError:
-        raise  # also an OSError, but of this machine's disk
-    except OSError as error:
+    except DownloadError as error:
         wanted, _ = describe(config)
         damaged = path.with_name(f"{path.name}.damaged")
         found = f" (the file found was damaged, it is now {damaged})" if damaged.exists() else ""
         raise WeightsError(
             f"the ImageNet weights of {wanted} at {config.image_size} pixels are not on this machine{found} and "
-            f"could not be downloaded: {error}.\n"
+            f"could not be downloaded: {error}\n"
             f"On a machine with internet:  curl -O {url}\n"
             f"then put the file here:      {path}\n"
             f"or set weights= to the path of any weights file of {wanted}; the image size it was trained at may differ"

@@ -9,7 +9,8 @@ import keras
 
 __all__ = ["make_exact", "precision", "versions"]
 
-_PACKAGES = ("medimg", "keras", "tensorflow", "numpy", "pillow", "scikit-learn", "ai-edge-litert")
+_PACKAGES = ("medimg", "keras", "numpy", "pillow", "scikit-learn", "ai-edge-litert")
+_FRAMEWORKS = {"tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}
 
 
 def make_exact() -> None:
@@ -28,21 +29,32 @@ def precision(wanted: str) -> str:
     """Returns the dtype policy: what was asked for, or for "auto" what the devices compute fastest."""
     if wanted != "auto":
         return wanted
-    if keras.backend.backend() != "tensorflow":
-        return "float32"
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    capable = [
-        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (8, 0) for gpu in gpus
-    ]
+    capable = _have_bfloat16_on_jax() if keras.backend.backend() == "jax" else _have_bfloat16_on_tensorflow()
     return "mixed_bfloat16" if capable and all(capable) else "float32"
 
 
+def _have_bfloat16_on_tensorflow() -> list[bool]:
+    import tensorflow as tf
+
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return [one.get("compute_capability", (0, 0)) >= (8, 0) for one in details]
+
+
+def _have_bfloat16_on_jax() -> list[bool]:
+    import jax
+
+    # A TPU has no compute capability, and computes in nothing else.
+    devices = [device for device in jax.local_devices() if device.platform != "cpu"]
+    return [float(getattr(device, "compute_capability", 8)) >= 8 for device in devices]
+
+
 def versions() -> dict[str, str]:
-    """Returns Python's version and those of the packages that decide the result."""
+    """Returns Python's version and those of the packages that decide the result.
+
+    Of TensorFlow and JAX that one alone is named which Keras computed with.
+    """
     found = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *_FRAMEWORKS[keras.backend.backend()]):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

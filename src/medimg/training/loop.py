@@ -178,6 +178,7 @@ class _Run:
         return True
 
     def save(self) -> None:
+        self.step.settle()
         arrays = {
             "variables": [np.asarray(variable) for variable in self._variables()],
             "best": self.best,
@@ -235,6 +236,7 @@ class _Run:
             if state.step < self.steps and (now - self.saved > self.every_seconds or self.stopping()):
                 self.save()
                 self._maybe_stop()
+        self.step.settle()
         return state.loss / len(phase.train)
 
     def _progress(self) -> None:

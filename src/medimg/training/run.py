@@ -75,7 +75,8 @@ class _Training:
         self.spec, self.config, self.pack, self.paths, self.stop = spec, config, pack, paths, stop
         self.report, self.tracker = report, tracker
         self.outputs = 1 if pack.task == "binary" else len(pack.classes)
-        identity = hashlib.sha256(f"{spec.base}|{spec.pack}|{spec.code}".encode()).hexdigest()
+        # Another framework gives other bits, and names the states of its random numbers otherwise.
+        identity = hashlib.sha256(f"{spec.base}|{spec.pack}|{spec.code}|{keras.backend.backend()}".encode()).hexdigest()
         self.checkpoints = Checkpoints(paths.checkpoints, identity)
         self.judged: tuple[keras.Model, Source]  # of the last phase: the network, and validation as it takes it
         self.calibration: Calibration | None = None
@@ -109,13 +110,14 @@ class _Training:
 
     def build(self) -> Classifier:
         """Returns the network with its starting weights."""
-        weights = self.spec.inputs.get("weights")
+        given = {role: self.paths.inputs / name for role, name in self.spec.inputs.items()}
         return models.build(
             self.config,
             channels=1 if self.pack.channels == 1 else 3,
             outputs=self.outputs,
             task=self.pack.task,
-            weights=self.paths.inputs / weights if weights else None,
+            weights=given.get("weights"),
+            code=given.get("code"),
         )
 
     # -- fitting ------------------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ _INFERENCE = (
     "jmespath", "packaging", "pip", "python-dateutil", "requests", "s3transfer", "setuptools", "six",
     "typing-extensions", "urllib3", "zope.event", "zope.interface",
 )  # fmt: skip
+# What AWS's training image does not bring: TensorFlow would import it.
+_ABSENT = ("jax", "jaxlib")
 # What Lambda's Python runtime brings.
 _LAMBDA = (
     "awslambdaric", "boto3", "botocore", "jmespath", "python-dateutil", "s3transfer", "simplejson", "six",
@@ -76,6 +78,7 @@ def _names(packages: Collection[str]) -> set[str]:
 def _link(source: Path, target: Path, only: Collection[str] | None) -> None:
     for entry in source.iterdir():
         # A .pth file would bring the editable install back.
-        hidden = entry.suffix == ".pth" or entry.name.startswith(("medimg", "__editable__")) or entry.name == "bin"
+        hidden = entry.suffix == ".pth" or entry.name.startswith(("medimg", "__editable__"))
+        hidden |= entry.name in ("bin", *_ABSENT)
         if not hidden and (only is None or entry.name in only) and entry.name != "__pycache__":
             (target / entry.name).symlink_to(entry)

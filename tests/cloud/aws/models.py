@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import shutil
 import tarfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +50,7 @@ class Models:
     def __init__(self, cloud: Cloud, packages: ModelPackages) -> None:
         self._cloud = cloud
         self._packages = packages
+        self._unpacking = threading.Lock()
         self._models = cloud.records(
             "model", 'Could not find model "{arn}".', 'Cannot create already existing model "{arn}".'
         )
@@ -97,11 +101,19 @@ class Models:
         content = self._cloud.storage.read(container.data)
         if content is None:
             raise FileNotFoundError(container.data)
-        try:
-            with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-                archive.extractall(folder, filter="data")
-        except (tarfile.TarError, EOFError) as error:
-            raise OSError(str(error)) from error
+        # Unpacked once: a container gets a copy, which takes a tenth of the time.
+        unpacked = self._cloud.root / "unpacked" / hashlib.sha256(content).hexdigest()
+        with self._unpacking:
+            if not unpacked.is_dir():
+                making = unpacked.with_suffix(".making")
+                shutil.rmtree(making, ignore_errors=True)
+                try:
+                    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+                        archive.extractall(making, filter="data")
+                except (tarfile.TarError, EOFError) as error:
+                    raise OSError(str(error)) from error
+                making.rename(unpacked)
+        shutil.copytree(unpacked, folder, symlinks=True, dirs_exist_ok=True)
 
     def close(self, region: str | None = None) -> None:
         """Forgets all of a region, or of all."""

@@ -41,7 +41,8 @@ class Schedules:
         self._cloud = cloud
         self._lock = threading.Lock()
         self._failed: dict[str, tuple[int, float]] = {}  # ARN to how often it failed, and when it is tried again
-        self._services = _services()
+        self._session = botocore.session.get_session()
+        self._services = _services(self._session)
         cloud.before["scheduler", "CreateSchedule"] = self._check
         cloud.before["scheduler", "UpdateSchedule"] = self._check
         threading.Thread(target=self._watch, daemon=True).start()
@@ -104,7 +105,7 @@ class Schedules:
             raise AwsError("ValidationException", f"Provided Arn is not in correct format: {arn}")
         service = self._services.get(found[1])
         operation = found[2][0].upper() + found[2][1:]
-        model = botocore.session.get_session().get_service_model(service) if service is not None else None
+        model = self._session.get_service_model(service) if service is not None else None
         if service is None or model is None or operation not in model.operation_names:
             raise AwsError("ValidationException", f"{arn} is not a supported target")
         return service, operation
@@ -143,8 +144,7 @@ def _is_refused(error: Exception) -> bool:
     return 400 <= status < 500 and status != 429 and code not in _BUSY
 
 
-def _services() -> dict[str, str]:
+def _services(session: botocore.session.Session) -> dict[str, str]:
     """Returns boto3's names of services by the names that universal targets use."""
-    session = botocore.session.get_session()
     used = ("apigatewayv2", "application-autoscaling", "lambda", "logs", "s3", "sagemaker", "scheduler", "ssm")
     return {str(session.get_service_model(name).service_id).lower().replace(" ", ""): name for name in used}

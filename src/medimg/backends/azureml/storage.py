@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from medimg.backends.archive import MOST_BYTES, MOST_FILES, leads_elsewhere
+from medimg.archive import RESULT, leads_elsewhere
 from medimg.backends.azureml.blobs import after, options, ranges, send
 from medimg.backends.azureml.errors import translated
 from medimg.backends.transfer import ATTEMPTS, Meter, Told, at_once, send_files, send_pack
@@ -323,7 +323,7 @@ class Storage:
         if not found:
             raise NotFoundError(f"there is nothing at {self.uri(folder)}")
         size = sum(blob.size for blob in found.values())
-        if len(found) > MOST_FILES or size > MOST_BYTES:
+        if len(found) > RESULT.files or size > RESULT.bytes:
             raise self._refused(folder, f"it has {len(found):,} files and {size:,} bytes")
         for name in found:
             if leads_elsewhere(name) or not PurePosixPath(name).parts or name.endswith("/"):

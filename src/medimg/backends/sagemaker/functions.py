@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import secrets
+import shutil
 import tempfile
 import time
 import urllib.parse
@@ -36,7 +37,7 @@ from medimg.errors import (
     NotFoundError,
     UnreachableError,
 )
-from medimg.home import home, make_folder, storage_errors
+from medimg.home import atomic_copy, home, make_folder, storage_errors
 from medimg.inference.answers import read_answer
 from medimg.progress import Display, heartbeat
 
@@ -184,10 +185,9 @@ class Functions:
         scratch = home() / "scratch"
         make_folder(scratch)
         with tempfile.NamedTemporaryFile(dir=scratch, suffix=".zip") as file, storage_errors(scratch):
-            with zipfile.ZipFile(file.name, "w", zipfile.ZIP_DEFLATED) as archive:
-                if library is not None:
-                    for path in filter(Path.is_file, sorted(library.rglob("*"))):
-                        _add(archive, path.relative_to(library).as_posix(), path.read_bytes())
+            if library is not None:
+                shutil.copyfile(_zipped(library, scratch), file.name)
+            with zipfile.ZipFile(file.name, "a") as archive:
                 with zipfile.ZipFile(built) as ours:
                     for entry in ours.namelist():
                         _add(archive, entry, ours.read(entry))
@@ -370,6 +370,18 @@ def _check(config: ServeConfig) -> None:
         raise ConfigError(f"memory_mb={config.memory_mb}: a Lambda function has 128 to 10240")
     if len(config.model_dump_json()) + len(",".join(config.url_hosts)) > _MOST_SETTINGS:
         raise ConfigError(f"url_hosts: {len(config.url_hosts)} hosts are too many for a function. List fewer")
+
+
+def _zipped(library: Path, scratch: Path) -> Path:
+    """Returns a bundle as a zip, kept beside it: packing takes seconds, and it is the same for every model."""
+    kept = library.with_suffix(".zip")
+    if not kept.exists():
+        with tempfile.NamedTemporaryFile(dir=scratch, suffix=".zip") as file:
+            with zipfile.ZipFile(file.name, "w") as archive:
+                for path in filter(Path.is_file, sorted(library.rglob("*"))):
+                    _add(archive, path.relative_to(library).as_posix(), path.read_bytes())
+            atomic_copy(Path(file.name), kept)
+    return kept
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -11,11 +11,11 @@ from typing import Any, BinaryIO
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
-from medimg.backends.archive import extract
+from medimg.archive import extract
 from medimg.backends.sagemaker.errors import code_of, translated
 from medimg.backends.sagemaker.reader import Reader
 from medimg.backends.transfer import Meter, Told, send_files, send_pack
-from medimg.errors import AccessError, BackendError, ConfigError, NotFoundError
+from medimg.errors import AccessError, ArchiveError, BackendError, ConfigError, NotFoundError
 from medimg.progress import Report, silent
 
 __all__ = ["BLOCKED", "Storage"]
@@ -185,7 +185,10 @@ class Storage:
             reader = Reader(self._client, self.bucket, self.key(key), self._owned)
             with Meter(report, "downloading", math.ceil(reader.size / 1e6)) as meter:
                 reader.told = lambda got: meter.add(got, 1e-6)
-                extract(reader, target, name=self.uri(key), packed_bytes=reader.size, folder=folder)
+                try:
+                    extract(reader, target, name=self.uri(key), packed_bytes=reader.size, folder=folder)
+                except ArchiveError as error:
+                    raise BackendError(f"{error}. Delete the job or model and make it again") from error
 
     # -- the bucket ---------------------------------------------------------------------------------------------------
 

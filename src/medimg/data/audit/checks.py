@@ -54,6 +54,8 @@ def check(
         *((classes.validation(dataset), classes.absent(dataset), classes.imbalance(dataset)) if trained else ()),
         files.kinds(dataset, facts),
         files.orientation(dataset, facts),
+        # Only a reader of DICOM headers can know.
+        *((files.burned_in(dataset),) if any("BurnedInAnnotation" in s.columns for s in dataset.samples) else ()),
         looks.shortcuts(dataset, facts),
         looks.shifts(dataset, facts),
     ]

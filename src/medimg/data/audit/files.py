@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from medimg.data.dataset import Dataset
     from medimg.data.index import PixelFacts
 
-__all__ = ["MOST_REJECTED", "kinds", "orientation", "rejected"]
+__all__ = ["MOST_REJECTED", "burned_in", "kinds", "orientation", "rejected"]
 
 MOST_REJECTED = 0.01
 # A kind of file goes with a class where its shares differ by a tenth and by four standard errors: so that of a dozen
@@ -97,6 +97,21 @@ def orientation(dataset: Dataset, facts: Mapping[str, PixelFacts]) -> Found:
         )
     told = f"EXIF turns {amount(turned, 'image')}, which is applied" if turned else "EXIF turns no image"
     return found("orientation", "fine", told)
+
+
+def burned_in(dataset: Dataset) -> Found:
+    """Tells of DICOM files that say that text is burned into their pixels: it may be the patient's name."""
+    told = [sample for sample in dataset.samples if sample.columns.get("BurnedInAnnotation") == "YES"]
+    if told:
+        return found(
+            "burned-in-text",
+            "warning",
+            f"{amount(len(told), 'image')} whose header says that text is burned into the pixels. It is not removed: "
+            "it would leave this machine, and a network can read it. Mask it, or leave them out: dataset.without(…)",
+            (str(sample.path) for sample in told),
+            (sample.id for sample in told),
+        )
+    return found("burned-in-text", "fine", "no DICOM header says that text is burned into the pixels")
 
 
 def _kind(mode: str, bits: int) -> str:

@@ -7,18 +7,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from medimg.archive import is_archive
 from medimg.data.dataset import Dataset, Sample, Split
 from medimg.data.labels import amount, class_name, clean, decide_task, listing, positive_class, split_name
 from medimg.errors import DatasetError, did_you_mean
 from medimg.home import salt, salted
 
-__all__ = ["IMAGE_SUFFIXES", "group_name", "image_files", "read_folder"]
+__all__ = ["IMAGE_SUFFIXES", "entries", "group_name", "image_files", "is_image", "read_folder"]
 
 IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+    {
+        ".bmp", ".dcm", ".dicom", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
+        ".webp",
+    }
+)  # fmt: skip
 
 Splits = dict[Split | None, Path]
+Accepts = Callable[[Path], bool]
 
 
 def group_name(value: object) -> str | None:
@@ -26,59 +31,76 @@ def group_name(value: object) -> str | None:
     return None if value is None else clean(str(value)) or None
 
 
-def image_files(root: Path) -> Iterator[Path]:
+def is_image(path: Path) -> bool:
+    """Tells whether a file is an image by the end of its name."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def image_files(root: Path, accepts: Accepts = is_image) -> Iterator[Path]:
     """Yields the image files under a folder in a stable order.
 
     Hidden files and `__MACOSX` are left out. A folder that links lead to twice is read once, so that loops end.
+
+    Args:
+        root: The folder; of a file, itself.
+        accepts: Tells which files are images.
     """
-    yield from _walk(root, set())
+    if root.is_file():
+        yield root
+    else:
+        yield from _walk(root, accepts, set())
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    entries = _entries(folder)
+def _walk(folder: Path, accepts: Accepts, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    inside = entries(folder)
     found = folder.stat()
     if (found.st_dev, found.st_ino) in seen:
         return
     seen.add((found.st_dev, found.st_ino))
-    for entry in entries:
+    for entry in inside:
         if entry.is_dir():
-            yield from _walk(entry, seen)
-        elif _is_image(entry):
+            yield from _walk(entry, accepts, seen)
+        elif accepts(entry):
             yield entry
 
 
-def _entries(folder: Path) -> list[Path]:
+def entries(folder: Path) -> list[Path]:
+    """Returns what is in a folder, sorted, without hidden files and `__MACOSX`.
+
+    Raises:
+        DatasetError: It cannot be read.
+    """
     try:
-        entries = sorted(folder.iterdir())
+        found = sorted(folder.iterdir())
     except OSError as error:
         raise DatasetError(f"cannot read the folder {folder}: {error.strerror}") from error
-    return [path for path in entries if not path.name.startswith((".", "__MACOSX"))]
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    return [path for path in found if not path.name.startswith((".", "__MACOSX"))]
 
 
 def _folders(root: Path) -> list[Path]:
-    return [path for path in _entries(root) if path.is_dir()]
+    return [path for path in entries(root) if path.is_dir()]
 
 
 def read_folder(
-    root: Path, *, group: str | Callable[[str], str | None] | None = None, positive: str | None = None
+    root: Path,
+    *,
+    group: str | Callable[[str], str | None] | None = None,
+    positive: str | None = None,
+    accepts: Accepts = is_image,
 ) -> Dataset:
-    """Reads a dataset from a folder: see `Dataset.from_folder`."""
+    """Reads a dataset from a folder: see `Dataset.from_folder`; `accepts` tells which files are images."""
     root = root.expanduser().absolute()  # so that the dataset outlives a change of the working directory
     if not root.is_dir():
         raise DatasetError(_no_folder(root))
     name = root.resolve().name
     notices: list[str] = []
     root, splits = _find_splits(root, notices)
-    found = {split: _class_files(folder) for split, folder in splits.items()}
+    found = {split: _class_files(folder, accepts) for split, folder in splits.items()}
     classes = tuple(sorted({label for of_split in found.values() for label, files in of_split.items() if files}))
     if not classes:
-        raise DatasetError(_no_images(root))
+        raise DatasetError(_no_images(root, accepts))
     _check_classes(found, classes, root)
-    loose = sum(_is_image(path) for folder in {root, *splits.values()} for path in _entries(folder))
+    loose = sum(accepts(path) for folder in {root, *splits.values()} for path in entries(folder))
     if loose:
         notices.append(f"not read: {amount(loose, 'image')} beside the class folders")
     task = decide_task(classes, where=str(root))
@@ -137,10 +159,10 @@ def _find_splits(root: Path, notices: list[str]) -> tuple[Path, Splits]:
     return root, splits
 
 
-def _class_files(folder: Path) -> dict[str, list[Path]]:
+def _class_files(folder: Path, accepts: Accepts) -> dict[str, list[Path]]:
     classes: dict[str, list[Path]] = {}
     for inner in _folders(folder):
-        classes.setdefault(class_name(inner.name), []).extend(image_files(inner))
+        classes.setdefault(class_name(inner.name), []).extend(image_files(inner, accepts))
     return classes
 
 
@@ -164,24 +186,29 @@ def _no_folder(root: Path) -> str:
     if root.suffix.lower() in (".csv", ".tsv"):
         return f"{root} is a table, not a folder. Use Dataset.from_csv"
     if root.is_file():
-        return f"{root} is a file, not a folder. If it is an archive, unpack it first"
+        if is_archive(root):
+            return f"{root} is an archive, not a folder. Unpack it first: medimg unpack '{root}' FOLDER"
+        return f"{root} is a file, not a folder"
     beside = [path.name for path in _folders(root.parent)] if root.parent.is_dir() else []
     near = did_you_mean(root.name, beside)
     return f"there is no folder {root}.{near if 'Did' in near else ''}"
 
 
-def _no_images(root: Path) -> str:
+def _no_images(root: Path, accepts: Accepts) -> str:
     everything = [path for path in root.rglob("*") if path.is_file()]
     if not everything:
         return f"{root} is empty. Expected {root.name}/CLASS/*.png, or {root.name}/train/CLASS/*.png with val and test"
-    if any(_is_image(path) for path in everything):
+    if any(accepts(path) for path in everything):
         return (
             f"{root} has images but no class folders. Expected {root.name}/CLASS/*.png; for labels in a table use "
             "Dataset.from_csv"
         )
     kinds = Counter(path.suffix.lower() or path.name for path in everything)
     seen = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(4))
-    return f"{root} holds no images in class folders (it holds {seen}). Known: {', '.join(sorted(IMAGE_SUFFIXES))}"
+    return (
+        f"{root} holds no images in class folders (it holds {seen}). Known: {', '.join(sorted(IMAGE_SUFFIXES))}; DICOM "
+        "files of any other name are read by Dataset.from_dicom"
+    )
 
 
 def _grouping(group: str | Callable[[str], str | None] | None, paths: list[str]) -> Callable[[str], str | None]:

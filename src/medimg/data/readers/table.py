@@ -102,12 +102,27 @@ def read_table(
     columns: Sequence[str],
     positive: str | None,
     missing: Literal["error", "drop"],
+    local: Sequence[str] = (),
+    multilabel: bool = False,
+    folders: Sequence[Path] | None = None,
 ) -> Dataset:
-    """Reads a dataset from rows of text: see `Dataset.from_csv`."""
+    """Reads a dataset from rows of text: see `Dataset.from_csv`.
+
+    Readers of public sets know more of a table than its text says. They also give `local`, columns to keep in the
+    samples that never leave the machine; `multilabel`, whether an image may show several labels or none even if none
+    in hand does; and `folders`, those in `images` to look in.
+    """
     images = images.expanduser().absolute()
     label_columns = [clean(labels)] if isinstance(labels, str) else [clean(label) for label in labels]
     kept = (columns,) if isinstance(columns, str) else tuple(columns)
-    wanted = [path, *label_columns, *([group] if isinstance(group, str) else []), *([split] if split else []), *kept]
+    wanted = [
+        path,
+        *label_columns,
+        *([group] if isinstance(group, str) else []),
+        *([split] if split else []),
+        *kept,
+        *local,
+    ]
     for column in wanted:
         if column not in rows[0][1]:
             raise DatasetError(f"{name} has no column {column!r}.{did_you_mean(column, rows[0][1])}")
@@ -115,9 +130,9 @@ def read_table(
         raise DatasetError(f"missing={missing!r}: 'error' or 'drop'")
 
     notices: list[str] = []
-    files = _match_files(rows, images, path, missing, notices)
+    files = _match_files(rows, images, path, missing, notices, folders)
     rows = [(number, row) for number, row in rows if number in files]
-    classes, task, labels_of = _read_labels(rows, label_columns, separator, name, notices)
+    classes, task, labels_of = _read_labels(rows, label_columns, separator, name, notices, multilabel=multilabel)
 
     key = salt()
     by_file: dict[Path, tuple[int, str, Sample]] = {}
@@ -129,7 +144,7 @@ def read_table(
             labels=labels_of[number],
             split=split_name(row[split]) if split else None,
             group=group_name(group(row) if callable(group) else row[group]) if group else None,
-            columns={column: row[column] for column in kept},
+            columns={column: row[column] for column in (*kept, *local)},
         )
         if split and sample.split is None:
             raise DatasetError(f"{name}, row {number}: the split {row[split]!r} is not train, val or test")
@@ -166,10 +181,10 @@ def read_table(
 class _Files:
     """The image files under a folder, found by what a table says of them."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, folders: Sequence[Path]) -> None:
         self._whole: dict[str, list[Path]] = {}
         self._tails: dict[str, list[Path]] = {}
-        for file in image_files(root):
+        for file in (file for folder in folders for file in image_files(folder)):
             for number, tail in enumerate(_tails(clean(file.relative_to(root).as_posix()))):
                 for name in {tail, _without_suffix(tail)}:
                     self._tails.setdefault(name, []).append(file)
@@ -203,11 +218,13 @@ def _without_suffix(path: str) -> str:
     return name if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES | {".dcm", ".dicom"} else path
 
 
-def _match_files(rows: Rows, images: Path, path: str, missing: str, notices: list[str]) -> dict[int, Path]:
+def _match_files(
+    rows: Rows, images: Path, path: str, missing: str, notices: list[str], folders: Sequence[Path] | None
+) -> dict[int, Path]:
     """Returns the image file of each row number."""
     if not images.is_dir():
         raise DatasetError(f"images={str(images)!r} is not a folder")
-    known = _Files(images)
+    known = _Files(images, [images] if folders is None else folders)
     files: dict[int, Path] = {}
     absent: list[str] = []
     for number, row in rows:
@@ -233,7 +250,9 @@ def _match_files(rows: Rows, images: Path, path: str, missing: str, notices: lis
     return files
 
 
-def _read_labels(rows: Rows, columns: Sequence[str], separator: str | None, name: str, notices: list[str]) -> Labelled:
+def _read_labels(
+    rows: Rows, columns: Sequence[str], separator: str | None, name: str, notices: list[str], *, multilabel: bool
+) -> Labelled:
     if not columns:
         raise DatasetError("labels= names no column")
     if len(set(columns)) < len(columns):
@@ -245,7 +264,9 @@ def _read_labels(rows: Rows, columns: Sequence[str], separator: str | None, name
                 "leave it out"
             )
         return _cell_labels(rows, columns[0], separator, name, notices)
-    return _column_labels(rows, columns, name, notices) if len(columns) > 1 else _class_labels(rows, columns[0], name)
+    if len(columns) > 1 or multilabel:
+        return _column_labels(rows, columns, name, notices, exclusive=not multilabel)
+    return _class_labels(rows, columns[0], name)
 
 
 def _class_labels(rows: Rows, column: str, name: str) -> Labelled:
@@ -291,9 +312,11 @@ def _cell_labels(rows: Rows, column: str, separator: str, name: str, notices: li
     return both, task, {number: int((both[1] == classes[0]) == bool(has)) for number, has in found.items()}
 
 
-def _column_labels(rows: Rows, columns: Sequence[str], name: str, notices: list[str]) -> Labelled:
+def _column_labels(rows: Rows, columns: Sequence[str], name: str, notices: list[str], *, exclusive: bool) -> Labelled:
     def cell(number: int, row: Row, column: str) -> int | None:
         text = row[column].strip().lower()
+        if text in ("0", "1"):
+            return int(text)  # what nearly all are: most of a large table's time goes by here
         if text in ("", "nan", "-1", "-1.0", "unknown"):
             return None  # CheXpert writes -1 for "uncertain"
         if re.fullmatch(r"0(\.0+)?|false|no", text):
@@ -308,7 +331,7 @@ def _column_labels(rows: Rows, columns: Sequence[str], name: str, notices: list[
     never = [label for label, values in zip(classes, zip(*table.values(), strict=True), strict=True) if 1 not in values]
     if len(never) == len(classes):
         raise DatasetError(f"{name}: no row has a 1 in any of {listing(classes)}")
-    if all(values.count(1) == 1 and None not in values for values in table.values()):
+    if exclusive and all(values.count(1) == 1 and None not in values for values in table.values()):
         notices.append("every row has exactly one class: read as exclusive classes")
         return classes, decide_task(classes, where=name), {number: values.index(1) for number, values in table.items()}
     if never:

@@ -3,9 +3,11 @@
 Started as `python model_server.py PORT {"name": "folder/of/a/version"}`; TensorFlow's packages are at
 EMULATOR_TENSORFLOW.
 """
+# ruff: noqa: E402 - what is left out of the imports is said before them
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -18,8 +20,15 @@ from typing import Any
 sys.path.insert(0, os.environ["EMULATOR_TENSORFLOW"])
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+# The binary starts in a moment: what TensorFlow can do without is not imported, and what is, is no garbage.
+gc.disable()
+sys.modules.update(dict.fromkeys(("IPython", "jax", "matplotlib", "pandas", "pyarrow", "sklearn")))
+
 import numpy as np
 import tensorflow as tf
+
+gc.freeze()
+gc.enable()
 
 
 class Served:

@@ -251,7 +251,7 @@ class FolderBackend(Backend):
 
     def _start(self, place: Path, lock: int) -> None:
         # The shell ends at once, so the keeper is nobody's child and outlives this process.
-        keeper = [sys.executable, "-m", "medimg_folder.keeper", str(place)]
+        keeper = [sys.executable, str(Path(__file__).with_name("keeper.py")), str(place)]
         subprocess.run(
             ["/bin/sh", "-c", '"$@" >/dev/null 2>&1 &', "sh", *keeper],
             check=True, start_new_session=True, pass_fds=[lock], env=os.environ | {"PYTHONUNBUFFERED": "1"},

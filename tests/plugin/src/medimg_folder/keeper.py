@@ -1,4 +1,4 @@
-"""Looks after one process: `python -m medimg_folder.keeper FOLDER`.
+"""Looks after one process: `python keeper.py FOLDER`, which imports nothing of the backend and starts at once.
 
 It is told by files and tells by files: `plan.json` says what to run, `stop` asks to end it, `change` asks for SIGHUP,
 `log` takes what it prints, `end.json` says how it ended. The lock on `alive` was taken by whoever started the keeper

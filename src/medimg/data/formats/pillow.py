@@ -1,0 +1,245 @@
+"""Files that Pillow reads: JPEG, PNG, GIF, TIFF, BMP and WebP; and Pillow's images themselves."""
+
+from __future__ import annotations
+
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+
+from medimg.data.formats.effort import Bmp, Metered, Tiff, TooComplex, WebP, check_jpeg
+from medimg.data.pixels import MAX_PIXELS, Pixels, Stored, bands, grey_if_equal
+from medimg.errors import ImageRejected
+
+__all__ = ["check_size", "picture", "pixels_of", "rejection", "strict_decoders"]
+
+# Opened by class and not by Image.open, whose choice of plug-ins and limits belongs to the host program.
+_READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
+    (re.compile(rb"GIF8[79]a"), GifImagePlugin.GifImageFile),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), Tiff),
+    (re.compile(rb"BM"), Bmp),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), WebP),
+)
+_STRANGERS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
+    (re.compile(rb"....ftyp(avif|avis|hei|mif1|msf1)", re.DOTALL), "unsupported", "is an AVIF or HEIF picture"),
+    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "unsupported", "is a JPEG 2000 picture"),
+    (re.compile(rb"P[fF]\s"), "unsupported", "has floating-point pixels and does not say which value is white"),
+    (re.compile(rb"(\xef\xbb\xbf)?\s*<"), "not-an-image", "is a web page, SVG or XML, not a picture"),
+    (re.compile(rb"%PDF"), "not-an-image", "is a PDF document, not a picture"),
+    (re.compile(rb"PK\x03\x04|\x1f\x8b"), "not-an-image", "is an archive, not a picture"),
+)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # of EXIF and TIFF
+
+_lock = threading.Lock()
+_inside = 0
+_host_takes_truncated = False
+_silence = ("ignore", None, Warning, re.compile(r"(PIL|pydicom|pylibjpeg|libjpeg|openjpeg)\b"), 0)
+
+
+def picture(data: bytes, *, name: str) -> tuple[Pixels, Stored]:
+    """Returns a file's pixels, and how it holds them.
+
+    Args:
+        data: The whole file.
+        name: What to call the image in an error.
+
+    Raises:
+        ImageRejected: With a code of `medimg.data.decode.REJECTIONS`.
+    """
+    stream = Metered(data)
+    opened = False
+    try:
+        with strict_decoders():
+            reader = _reader(data, name)
+            if reader is JpegImagePlugin.JpegImageFile:
+                check_jpeg(data)
+            image = reader(stream)
+            opened = True
+            if getattr(image, "is_animated", False):
+                raise ImageRejected(
+                    "multi-frame",
+                    name,
+                    "has several frames or pages. Save the one that the label means by itself",
+                )
+            mode, bits = image.mode, _bits(image, data)
+            pixels = _pixels(image, name)
+            # Not before the pixels: Pillow loads a PNG to find its EXIF, and would hide that it is corrupt.
+            return pixels, Stored(mode, bits, _orientation(image))
+    except ImageRejected:
+        raise
+    except Exception as error:
+        # A reader of headers that fails at the very end wanted more; WebP's reader takes all at once.
+        cut = not opened and stream.tell() >= len(data)
+        if data[:4] == b"RIFF":
+            cut = int.from_bytes(data[4:8], "little") + 8 > len(data)
+        raise rejection(error, name, cut=cut) from error
+
+
+def pixels_of(image: Image.Image, *, name: str) -> Pixels:
+    """Returns the pixels of a Pillow image: of its current frame.
+
+    Raises:
+        ImageRejected: It has none that can be used.
+    """
+    try:
+        with strict_decoders():
+            return _pixels(image, name)
+    except ImageRejected:
+        raise
+    except Exception as error:
+        raise rejection(error, name) from error
+
+
+@contextmanager
+def strict_decoders() -> Iterator[None]:
+    """Keeps the warnings of Pillow and of DICOM's packages in and truncated files out while any thread is inside.
+
+    `warnings.catch_warnings` swaps the whole list of filters and is not safe over threads; this adds one entry that
+    concerns these modules only and takes it away when the last thread leaves. A host that has set
+    `LOAD_TRUNCATED_IMAGES` would otherwise get half a radiograph on grey, and a confident prediction of it.
+    """
+    global _inside, _host_takes_truncated
+    filters = cast("list[Any]", warnings.filters)
+    with _lock:
+        if _inside == 0:
+            _host_takes_truncated = ImageFile.LOAD_TRUNCATED_IMAGES
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+        if _silence not in filters:
+            filters.insert(0, _silence)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            filters = cast("list[Any]", warnings.filters)
+            if _inside == 0:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _host_takes_truncated
+                if _silence in filters:
+                    filters.remove(_silence)
+
+
+def rejection(error: Exception, name: str, *, cut: bool = False) -> ImageRejected:
+    """Returns the rejection that says in our words what Pillow said in one of its many ways."""
+    words = str(error)
+    if isinstance(error, TooComplex):
+        return ImageRejected("too-complex", name, f"is built of too many pieces ({words}). Save it anew as PNG")
+    if isinstance(error, Image.DecompressionBombError | MemoryError):
+        return ImageRejected("too-large", name, f"is too large to decode ({words or 'out of memory'})")
+    if cut or re.search(r"truncated|not enough|EOF", words, re.IGNORECASE) or isinstance(error, EOFError):
+        return ImageRejected("truncated", name, "ends before its pixels do. Copy or download it again")
+    if isinstance(error, NotImplementedError) or re.search(
+        r"unsupported|not (yet )?supported|unknown (pixel mode|compression|raw mode)|cannot handle|not available",
+        words,
+        re.IGNORECASE,
+    ):
+        return ImageRejected("unsupported", name, f"is of a kind that cannot be read ({words}). Save it as 8-bit PNG")
+    return ImageRejected(
+        "corrupt", name, f"cannot be decoded ({type(error).__name__}: {words}). Copy or download it again"
+    )
+
+
+def check_size(width: int, height: int, name: str) -> None:
+    """Rejects a picture of more than `MAX_PIXELS`."""
+    if width * height > MAX_PIXELS:
+        raise ImageRejected(
+            "too-large", name, f"has {width} × {height} pixels, more than {MAX_PIXELS:,}. Make it smaller"
+        )
+
+
+def _reader(data: bytes, name: str) -> type[ImageFile.ImageFile]:
+    for signature, reader in _READERS:
+        if signature.match(data):
+            return reader
+    for signature, code, what in _STRANGERS:
+        if signature.match(data):
+            raise ImageRejected(code, name, f"{what}. Save it as PNG or JPEG")
+    raise ImageRejected("not-an-image", name, "is no JPEG, PNG, GIF, TIFF, BMP, WebP or PNM file, whatever its name")
+
+
+def _pixels(image: Image.Image, name: str) -> Pixels:
+    check_size(image.width, image.height, name)
+    image.load()
+    white_is_zero, bits = False, 16
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode.startswith("I"):
+        # Pillow inverts WhiteIsZero for 8 bits only, and leaves 12 bits in the low end of 16.
+        white_is_zero = image.tag_v2.get(_PHOTOMETRIC) == 0
+        bits = 12 if image.tag_v2.get(_BITS) == (12,) else 16
+    turn = _TURNS.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode.startswith("I"):
+        return _from_wide(image, name, white=2**bits - 1, white_is_zero=white_is_zero)
+    if image.mode == "F":
+        raise ImageRejected("unsupported", name, "has floating-point pixels and does not say which value is white")
+    if image.has_transparency_data and image.mode in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa"):
+        image = _over_black(image)
+    if image.mode == "1":
+        image = image.convert("L")
+    if image.mode == "L":
+        return np.array(image)
+    return grey_if_equal(np.array(image if image.mode == "RGB" else image.convert("RGB")))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # broken metadata is no reason to lose an image, and Pillow fails on it in many ways
+        return 1
+    # Cameras that do not know write 0, which EXIF does not define.
+    return (value if 0 < value <= 8 else 0 if value else 1) if isinstance(value, int) else 0
+
+
+def _bits(image: Image.Image, data: bytes) -> int:
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        return data[24]  # of the first chunk: Pillow narrows 16-bit colour as it opens it
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(_BITS, (1,))))
+    return 1 if image.mode == "1" else 16 if image.mode.startswith("I") else 8
+
+
+def _over_black(image: Image.Image) -> Image.Image:
+    grey = image.mode in ("1", "L", "LA", "La")
+    kind = "LA" if grey else "RGBA"
+    layered = image if image.mode == kind else image.convert(kind)  # of a large picture every copy counts
+    opaque = layered.convert("L" if grey else "RGB")
+    if layered.getchannel("A").getextrema() == (255, 255):
+        return opaque
+    ground = Image.new(opaque.mode, opaque.size)
+    ground.paste(opaque, mask=layered)
+    return ground
+
+
+def _from_wide(image: Image.Image, name: str, white: int, white_is_zero: bool) -> Pixels:
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > white:
+        raise ImageRejected(
+            "unsupported", name, f"has values from {low} to {high} and does not say which is white. Scale it to 16 bits"
+        )
+    key = image.info.get("transparency")
+    pixels = np.empty(values.shape, np.uint8)
+    for band in bands(values):
+        part = values[band].astype(np.uint32)
+        if white_is_zero:
+            part = white - part
+        if isinstance(key, int):
+            part[values[band] == key] = 0
+        pixels[band] = (part * 255 + white // 2) // white
+    return pixels

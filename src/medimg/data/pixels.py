@@ -1,0 +1,89 @@
+"""Pixels as they are everywhere after decoding: uint8, (height, width) where grey, else (height, width, 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from medimg.errors import ConfigError
+
+__all__ = [
+    "GREY_TOLERANCE", "MAX_BYTES", "MAX_PIXELS", "Pixels", "Stored", "as_mode", "bands", "grey_if_equal", "resize",
+]  # fmt: skip
+
+Pixels = npt.NDArray[np.uint8]
+
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 512 * 1024 * 1024
+
+# Radiographs stored as colour, ours and the public sets', have exactly equal channels. Two counts is what one count of
+# JPEG's chroma can add to a grey picture; the mutest of the colour photographs we looked at spread by five.
+GREY_TOLERANCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How a file holds its pixels, before `decode` makes them one kind.
+
+    Attributes:
+        mode: Pillow's name: "L" is grey, "RGB" colour, "P" a palette, "I;16" wide grey; of DICOM its own, such as
+            "MONOCHROME1".
+        bits: Of one channel: 1, 8, 12 or 16; of DICOM up to 32.
+        orientation: EXIF's 1 to 8, which `decode` applies; 1 where nothing is said, 0 where what is said means nothing.
+    """
+
+    mode: str
+    bits: int
+    orientation: int
+
+
+def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Returns the image at another size, antialiased where it shrinks; at its own size, the same array.
+
+    Args:
+        pixels: uint8, (height, width) or (height, width, 3).
+        size: Height and width to reach; the aspect ratio is not kept.
+    """
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    height, width = size
+    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def as_mode(pixels: Pixels, channels: Literal[1, 3]) -> Pixels:
+    """Returns the image with 1 or 3 channels: uint8, (height, width, channels).
+
+    Grey is repeated; colour becomes grey by the luma of ITU-R BT.601, 0.299 red + 0.587 green + 0.114 blue, as
+    Pillow's `convert("L")` has it.
+    """
+    if channels not in (1, 3):
+        raise ConfigError(f"channels={channels!r}: an image has 1 (grey) or 3 (red, green, blue)")
+    if pixels.ndim == 3 and pixels.shape[2] == channels:
+        return pixels
+    grey = pixels.reshape(pixels.shape[:2]) if pixels.size == pixels.shape[0] * pixels.shape[1] else _luma(pixels)
+    return grey[..., np.newaxis] if channels == 1 else np.repeat(grey[..., np.newaxis], 3, axis=2)
+
+
+def bands(pixels: npt.NDArray[Any]) -> Iterator[slice]:
+    """Yields bands of rows of about a million pixels, so that temporaries stay small beside the picture."""
+    rows = max(1, 2**20 // pixels.shape[1])
+    yield from (slice(top, top + rows) for top in range(0, pixels.shape[0], rows))
+
+
+def grey_if_equal(pixels: Pixels) -> Pixels:
+    """Returns a colour picture as grey, (height, width), where its channels differ by `GREY_TOLERANCE` at most."""
+    for band in bands(pixels):
+        red, green, blue = (pixels[band, :, channel] for channel in range(3))
+        lowest = np.minimum(np.minimum(red, green), blue)
+        if int((np.maximum(np.maximum(red, green), blue) - lowest).max()) > GREY_TOLERANCE:
+            return pixels
+    return _luma(pixels)
+
+
+def _luma(pixels: Pixels) -> Pixels:
+    return np.array(Image.fromarray(pixels).convert("L"))
