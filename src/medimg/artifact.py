@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -224,11 +224,13 @@ class ModelFolder:
         path: The folder.
         record: What the model is.
         digest: SHA-256 over all its files: equal digests are equal models.
+        kept: Whether somebody else keeps the digest too, such as a registry: then the folder must stay as it is.
     """
 
     path: Path
     record: ModelRecord
     digest: str
+    kept: bool = field(default=False, compare=False)
 
     @classmethod
     def load(cls, path: str | Path, *, digest: str | None = None, only: ServedBy | None = None) -> Self:
@@ -276,7 +278,7 @@ class ModelFolder:
             for name in _served(hashes, record, only):
                 if name not in files:
                     raise _missing(path, name)
-        return cls(path.resolve(), record, found)
+        return cls(path.resolve(), record, found, kept=digest is not None)
 
     @staticmethod
     def seal(path: Path, record: ModelRecord) -> ModelFolder:
@@ -385,6 +387,12 @@ class ModelFolder:
             ModelFolderError: It was not made by the trainer, and cannot be now; the message says why.
             StorageError: The folder cannot be written.
         """
+        if runtime in self.record.missing and self.kept:
+            raise ModelFolderError(
+                f"no {runtime} export, and none can be added to a registered model: its digest is in the registry. Add "
+                f"it to a copy, and register that: shutil.copytree({str(self.path)!r}, 'my_model'); "
+                f"ModelFolder.load('my_model').export({runtime!r}); backend.register('my_model')"
+            )
         if runtime in self.record.missing and installed("tensorflow") and (self.path / "model.keras").exists():
             from medimg.export import add
 

@@ -203,8 +203,10 @@ class TrainConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _own_from_scratch(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and "weights" not in data and ":" in str(data.get("model", "")):
-            return {**data, "weights": None}
+        if isinstance(data, Mapping) and "weights" not in data:
+            model = data.get("model")
+            if isinstance(model, types.FunctionType) or ":" in str(model):
+                return {**data, "weights": None}
         return data
 
     @field_validator("model", mode="before")

@@ -31,6 +31,13 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
         yield emulator
 
 
+@pytest.fixture
+def aws_environment(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """The emulator, with the environment of this test set so that boto3 talks to it."""
+    aws.apply(monkeypatch)
+    return aws
+
+
 @pytest.fixture(scope="session")
 def bundles(shared: Path) -> Path:
     """The packages of endpoints, which follow from their versions alone: gathered once for all tests."""

@@ -77,10 +77,10 @@ def dicom(pixels: np.ndarray, *, syntax: str = ExplicitVRLittleEndian, prefix: b
     return encoded(header(**given), syntax=syntax, prefix=prefix)
 
 
-def look_up_table(first: int, entries: np.ndarray, bits: int) -> list[Dataset]:
-    """Returns the sequence of a modality or VOI LUT."""
+def look_up_table(first: int, entries: np.ndarray, bits: int, *, representation: str = "US") -> list[Dataset]:
+    """Returns the sequence of a modality or VOI LUT; `representation` "SS" is for a first value below 0."""
     item = Dataset()
-    item.add_new("LUTDescriptor", "US", [len(entries), first, bits])
+    item.add_new("LUTDescriptor", representation, [len(entries), first, bits])
     item.add_new("LUTData", "OW", entries.astype("<u2").tobytes())
     return [item]
 

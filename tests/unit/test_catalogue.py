@@ -228,24 +228,91 @@ def test_what_arrived_before_a_cut_or_a_kill_is_not_downloaded_again(server: Fil
     acquire(chosen, dest)
     assert [path for path, _, _ in server.asked].count("a.zip") == 1
     assert server.asked[-1][1] is not None
-    (dest / ".medimg-download.json").unlink()
-    for name, content in archives.items():
-        (dest / name).write_bytes(content)  # killed after unpacking, before the record
     asked = len(server.asked)
+    for name, content in archives.items():
+        (dest / name).write_bytes(content)  # killed after unpacking, before the archives are removed
+    (dest / "a" / "a").unlink()
+    (dest / "a").rmdir()  # and one of them before it was unpacked
     acquire(chosen, dest)
     assert len(server.asked) == asked
     assert names(dest) == {"a", "b"}
 
 
 def test_a_file_that_differs_from_its_published_hash_is_an_error(server: FileServer, tmp_path: Path) -> None:
-    """Also one that lies there already: it is fetched again. Nothing wrong is left."""
+    """Nothing is left of it, not even the folder."""
     chosen = public_set(server, {"a.zip": zipped({"a": b"1"})})
     server.add("a.zip", zipped({"a": b"2"}))
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "a.zip").write_bytes(b"PK damaged")
     with pytest.raises(DownloadError, match=r"MD5 .* instead of"):
-        acquire(chosen, tmp_path / "set")
-    assert list((tmp_path / "set").iterdir()) == []
+        acquire(chosen, tmp_path / "new" / "set")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_the_user_that_is_not_the_published_one_is_refused_and_stays(
+    server: FileServer, tmp_path: Path
+) -> None:
+    """Before anything is downloaded: by its hash, its length, what medimg wrote there before; and so are folders."""
+    files = {"a.zip": zipped({"a": b"1"}), "table.csv": b"published"}
+    chosen, dest = public_set(server, files), tmp_path / "set"
+    dest.mkdir()
+    (dest / "table.csv").write_text("my notes")
+    with pytest.raises(DatasetError, match=r"table\.csv is not known to be the published .* the hash .* Move it away"):
+        acquire(chosen, dest)
+    sized = chosen.files[1].model_copy(update={"bytes": 9, "md5": None})
+    with pytest.raises(DatasetError, match="8 bytes instead of 9"):
+        acquire(chosen.model_copy(update={"files": (sized,)}), dest)
+    assert [path.read_text() for path in dest.iterdir()] == ["my notes"]
+    assert server.asked == []
+    (dest / "table.csv").unlink()
+    unhashed = public_set(server, files, hashed=False)
+    acquire(unhashed, dest)
+    (dest / "table.csv").write_text("published, and annotated")
+    with pytest.raises(DatasetError, match=r"table\.csv is not known .* changed after its download"):
+        acquire(unhashed, dest)
+    assert (dest / "table.csv").read_text() == "published, and annotated"
+    (dest / "table.csv").write_bytes(b"published")
+    (dest / "a.zip").write_text("mine, beside what was unpacked")
+    acquire(unhashed, dest)
+    assert (dest / "a.zip").exists()
+    (dest / "b").mkdir()
+    more = public_set(server, {**files, "b.zip": zipped({"b": b"1"})}, hashed=False)
+    with pytest.raises(DatasetError, match=r"b was not made by medimg\. Move it away"):
+        acquire(more, dest)
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_what_the_user_downloaded_by_hand_is_used_and_stays(server: FileServer, tmp_path: Path, hashed: bool) -> None:
+    """Where the machine has no internet; it is not the one that later downloads are compared with."""
+    archive = zipped(films())
+    chosen, dest = public_set(server, {"films.zip": archive}, hashed=hashed), tmp_path / "set"
+    dest.mkdir()
+    (dest / "films.zip").write_bytes(archive)
+    events: list[Event] = []
+    for _ in range(2):
+        acquire(chosen, dest, report=events.append)
+    assert server.asked == []
+    assert (dest / "films.zip").read_bytes() == archive
+    assert Dataset.from_kermany(dest).splits == {"train": 4, "test": 2}
+    said = [event.message for event in events if "was there" in event.message]
+    assert len(said) == 1
+    assert ("unchecked" in said[0]) is not hashed
+    assert acquisition._pins() == {}
+    (dest / "films.zip").write_bytes(archive[:-30])
+    (dest / ".medimg-download.json").unlink()
+    (dest / "films").rename(tmp_path / "films")
+    with pytest.raises((ArchiveError, DatasetError), match="Move it away"):
+        acquire(chosen, dest)
+    assert names(dest) == {"films.zip"}
+
+
+def test_without_internet_the_error_says_what_to_put_where_and_leaves_nothing(tmp_path: Path) -> None:
+    """As for weights."""
+    file = RemoteFile(name="a.zip", url="https://127.0.0.1:1/file?id=1&download=1", source="this test")
+    chosen = find("ham10000").model_copy(update={"files": (file,)})
+    with pytest.raises(DownloadError) as caught:
+        acquire(chosen, tmp_path / "new" / "set")
+    assert f"curl -L -o a.zip '{file.url}'" in str(caught.value)
+    assert f"put the file here:      {tmp_path / 'new' / 'set' / 'a.zip'}\n" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_without_a_published_hash_is_compared_with_its_first_download(
@@ -258,7 +325,7 @@ def test_a_file_without_a_published_hash_is_compared_with_its_first_download(
     server.add("a.zip", zipped({"a": b"2"}))
     with pytest.raises(DownloadError, match=r"another file than at its first download on 20\d\d-.*--accept-changed"):
         acquire(chosen, tmp_path / "changed")
-    assert list((tmp_path / "changed").iterdir()) == []
+    assert not (tmp_path / "changed").exists()
     acquire(chosen, tmp_path / "changed", accept_changed=True)
     acquire(chosen, tmp_path / "later")
     assert (tmp_path / "later" / "a" / "a").read_bytes() == b"2"
@@ -269,7 +336,7 @@ def test_a_page_in_place_of_a_file_is_not_kept(server: FileServer, tmp_path: Pat
     chosen = public_set(server, {"table.csv": b"\n<!DOCTYPE html><html>Sign in</html>"}, hashed=False)
     with pytest.raises(DownloadError, match=r"a page in place of table\.csv. Open https://localhost/page"):
         acquire(chosen, tmp_path / "set")
-    assert list((tmp_path / "set").iterdir()) == []
+    assert not (tmp_path / "set").exists()
 
 
 def test_an_archive_that_is_damaged_is_removed_and_fetched_anew(server: FileServer, tmp_path: Path) -> None:
@@ -422,6 +489,8 @@ def test_what_kaggle_refuses_is_said_without_the_key(
     assert basic not in shown
     assert caught.value.__context__ is None
     assert caught.value.__cause__ is None
+    assert ("then put the file here" in str(caught.value)) is (error is DownloadError)
+    assert not (tmp_path / "set").exists()
 
 
 def test_a_line_to_kaggle_that_breaks_is_said_without_the_key(

@@ -34,6 +34,7 @@ COMMANDS = (
     "ls",
     "rm",
     "cost",
+    "doctor",
     "demo",
 )
 GROUP = r"(patient\d+)"
@@ -88,6 +89,21 @@ def test_alone_it_shows_help_that_lists_every_command() -> None:
     assert alone.out.strip() == asked.out.strip()
     for command in COMMANDS:
         assert re.search(rf"\b{command}\b", alone.out)
+
+
+def test_doctor_says_what_this_machine_has_and_fails_with_the_fix_where_something_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same as `backend.doctor()`, with a status that a script can read."""
+    well = medimg_says("doctor")
+    assert well.code == 0
+    for name in ("system", "home", "disk"):
+        assert re.search(rf"{name} +│ ok", well.out)
+    monkeypatch.setattr("medimg.backends.doctor._NEEDED", {"no-such-package": "predicting"})
+    ill = medimg_says("doctor", "--backend", "local")
+    assert ill.code == 1
+    assert re.search(r"no-such-package +│ fails +│ not installed: no predicting +│ pip install no-such", ill.out)
+    assert medimg_says("doctor", "--backend", "nowhere").code == 1
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -339,7 +355,7 @@ def test_a_reader_is_named_and_takes_what_belongs_to_it(recorder: RecordingBacke
     assert recorder.asked["dataset"].splits == {"train": 6, "test": 6}
     refused = medimg_says("train", root, "--reader", "intel", "--columns", "sex", "--no-wait")
     assert refused.code != 0
-    assert "--columns: --reader intel takes no other option of the data" in " ".join(refused.err.split())
+    assert "--columns: not for --reader intel" in " ".join(refused.err.split())
 
 
 def test_an_interrupt_during_training_says_that_the_job_goes_on(folder: Path, recorder: RecordingBackend) -> None:

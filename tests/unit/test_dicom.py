@@ -29,6 +29,7 @@ from pydicom.uid import (
 )
 
 from medimg.data.decode import REJECTIONS, decode, inspect
+from medimg.data.formats.dicom import file as parser
 from medimg.data.formats.dicom.pixels import _DECODERS, open_picture, stored_values
 from medimg.data.pixels import MAX_PIXELS, Stored
 from medimg.errors import ImageRejected
@@ -226,6 +227,65 @@ def test_a_modality_table_comes_before_the_window() -> None:
     assert pixels[0, 0] == 255
 
 
+@pytest.mark.parametrize("prefix", [True, False])
+@pytest.mark.parametrize(
+    ("stored", "intercept", "representation", "first"),
+    [
+        (RAMP, -1024, "SS", -1000),
+        (RAMP, -1024, "US", 100),
+        (RAMP.astype(np.int16) - 2000, None, "SS", -500),
+        (RAMP * 16, None, "US", 40_000),
+        (RAMP.astype(np.int16) - 2000, 40_000, "US", 39_500),
+    ],
+)
+def test_the_first_value_of_a_voi_table_has_the_sign_that_the_standard_gives_it(
+    stored: np.ndarray, intercept: int | None, representation: str, first: int, prefix: bool
+) -> None:
+    """PS3.3 C.11.2.1.1: that of its value representation; in a file without them, that of the modality's values."""
+    bits = 12 if stored.max() < 4096 and stored.min() >= 0 else 16
+    table = look_up_table(first, np.linspace(0, 65_535, 2000), bits=16, representation=representation)
+    slope = None if intercept is None else 1
+    elements = {"BitsStored": bits, "RescaleSlope": slope, "RescaleIntercept": intercept, "VOILUTSequence": table}
+    file = pydicom.dcmread(pydicom.filebase.DicomBytesIO(dicom(stored, **elements)))
+    theirs = apply_voi_lut(np.asarray(apply_modality_lut(stored, file)).astype(np.int64), file) / 65_535
+    assert 0 == theirs.min() < theirs.max()
+    assert np.abs(shown(stored, prefix=prefix, **elements) / 255 - theirs).max() * 255 <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("name", "elements"),
+    [
+        ("RescaleSlope", {"RescaleSlope": 2, "RescaleIntercept": -1024, "WindowCenter": 900, "WindowWidth": 700}),
+        ("RescaleIntercept", {"RescaleSlope": 2, "RescaleIntercept": -1024, "WindowCenter": 900, "WindowWidth": 700}),
+        ("WindowCenter", {"WindowCenter": 900, "WindowWidth": 700}),
+        ("WindowWidth", {"WindowCenter": 900, "WindowWidth": 700}),
+        ("VOILUTFunction", {"WindowCenter": 900, "WindowWidth": 700, "VOILUTFunction": "SIGMOID"}),
+        ("VOILUTSequence", {"VOILUTSequence": look_up_table(1000, RAMP.ravel(), bits=12)}),
+        ("ModalityLUTSequence", {"ModalityLUTSequence": look_up_table(1000, RAMP.ravel(), bits=12)}),
+        ("PresentationLUTShape", {"PresentationLUTShape": "INVERSE"}),
+        ("PixelPaddingValue", {"PixelPaddingValue": 0}),
+        ("PixelPaddingRangeLimit", {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 1000}),
+    ],
+)
+def test_an_element_without_a_value_counts_as_none(name: str, elements: dict[str, Any]) -> None:
+    """Programs that take the patient out of a header empty other elements too."""
+    file = pydicom.dcmread(pydicom.filebase.DicomBytesIO(dicom(RAMP, **TWELVE, **elements)))
+    setattr(file, name, None)
+    assert file[name].is_empty
+    without = shown(RAMP, **TWELVE, **{**elements, name: None})
+    assert np.array_equal(decode(encoded(file), name="x"), without)
+    assert not np.array_equal(shown(RAMP, **TWELVE, **elements), without)
+
+
+@pytest.mark.parametrize("sequence", ["VOILUTSequence", "ModalityLUTSequence"])
+@pytest.mark.parametrize("name", ["LUTDescriptor", "LUTData"])
+def test_a_table_without_values_counts_as_none(sequence: str, name: str) -> None:
+    """As a window without a width."""
+    table = look_up_table(1000, RAMP.ravel(), bits=12)
+    table[0][name].value = None
+    assert np.array_equal(shown(RAMP, **TWELVE, **{sequence: table}), shown(RAMP, **TWELVE))
+
+
 def test_bits_above_those_stored_are_not_pixels() -> None:
     """Old files keep overlays there."""
     assert np.array_equal(shown(RAMP | 0xF000, **TWELVE), shown(RAMP, **TWELVE))
@@ -405,7 +465,7 @@ def test_more_pixels_than_the_header_says_are_several_frames() -> None:
 
 def test_a_deflated_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousandth of its size in the file."""
-    monkeypatch.setattr("medimg.data.formats.dicom.file.MOST_UNPACKED_BYTES", 1_000_000)
+    monkeypatch.setattr(parser, "MOST_UNPACKED_BYTES", 1_000_000)
     data = dicom(RAMP, syntax=DeflatedExplicitVRLittleEndian)
     body = 144 + int.from_bytes(data[140:144], "little")
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)

@@ -76,6 +76,13 @@ def test_class_folders_are_read_by_patient_whatever_the_files_are_called(films: 
     assert not dataset.rejected()
 
 
+@pytest.mark.parametrize("name", ["PatientName", "PatientID", "StudyDate", "SOPInstanceUID", "AccessionNumber"])
+def test_what_tells_who_the_patient_is_may_not_leave(films: Path, name: str) -> None:
+    """Columns that are named go as far as the model's card; grouping by it sends a salted hash."""
+    with pytest.raises(DatasetError, match=f"columns='{name}' tells who the patient is"):
+        Dataset.from_dicom(films, columns=["PatientSex", name])
+
+
 def test_an_element_of_the_header_may_be_the_label(films: Path) -> None:
     """Body parts are the usual case."""
     assert labels(Dataset.from_dicom(films, labels="BodyPartExamined")) == {f"IM{n}": f"PART{n // 2}" for n in range(6)}
@@ -140,6 +147,10 @@ def test_columns_of_the_table_and_splits_are_kept(films: Path, tmp_path: Path) -
     [
         ({"columns": ["PatientSez"]}, "Did you mean 'PatientSex'"),
         ({"group": "Patient"}, "neither a column of the table nor a DICOM element"),
+        ({"group": "PatientId"}, "Did you mean 'PatientID'"),
+        ({"group": lambda header: header["IssuerOfPatientID"]}, "pass group='IssuerOfPatientID'"),
+        ({"group": lambda header: header["PatientSez"]}, "PatientAge, ViewPosition"),
+        ({"group": lambda header: header["PatientSez"]}, "Did you mean 'PatientSex'"),
         ({"key": "which"}, "pass table="),
         ({"table": "labels.csv", "labels": "finding"}, "key="),
         ({"table": "labels.csv", "labels": "finding", "key": "wich"}, "Did you mean 'which'"),
@@ -171,7 +182,9 @@ def test_files_in_one_heap_need_labels_from_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_dicom_says_so(tmp_path: Path) -> None:
-    """And names the reader for pictures."""
+    """And names the reader for pictures; of a file it does not say that it is not there."""
+    with pytest.raises(DatasetError, match=r"IM0 is a file"):
+        Dataset.from_dicom(film(tmp_path.parent / "IM0", 0))
     picture(tmp_path / "ILL/a.png")
     with pytest.raises(DatasetError, match=r"1 file, none of them a DICOM image.*from_folder"):
         Dataset.from_dicom(tmp_path)
@@ -209,6 +222,31 @@ def test_without_a_patients_id_the_study_is_the_group(films: Path) -> None:
     assert "no PatientID in 3 images: grouped by study instead" in dataset.notices
 
 
+def test_a_study_has_one_patient_where_only_some_of_its_images_name_it(films: Path) -> None:
+    """Else one study would be in two splits. Images that are not in the dataset may tell it too."""
+    study = {"StudyInstanceUID": f"{STUDY}.99"}
+    film(films / "ILL/IM7", 7, PatientID="SEVEN", **study)
+    film(films / "ILL/IM8", 8, PatientID=None, **study)
+    dataset = Dataset.from_dicom(films)
+    assert {s.group for s in dataset.samples if s.path.name in ("IM7", "IM8")} == {"SEVEN"}
+    assert "no PatientID in 1 image: taken from other images of the same study" in dataset.notices
+    csv = table(films / "labels.csv", "which,finding", "IM0,no", "IM2,yes", "IM8,yes")
+    dataset = Dataset.from_dicom(films, table=csv, key="which", labels="finding")
+    assert [s.group for s in dataset.samples if s.path.name == "IM8"] == ["SEVEN"]
+
+
+def test_a_study_of_two_patients_is_told_and_refused_where_an_image_has_none(films: Path) -> None:
+    """The two may be one, and an image without an id may be of either."""
+    study = {"StudyInstanceUID": f"{STUDY}.99"}
+    film(films / "ILL/IM7", 7, PatientID="SEVEN", **study)
+    film(films / "ILL/IM8", 8, PatientID="EIGHT", **study)
+    dataset = Dataset.from_dicom(films)
+    assert any("several PatientIDs in 1 of 7 studies" in notice for notice in dataset.notices)
+    film(films / "ILL/IM9", 9, PatientID=None, **study)
+    with pytest.raises(DatasetError, match=r"1 image without a PatientID, in studies .*'IM9'.*StudyInstanceUID"):
+        Dataset.from_dicom(films)
+
+
 def test_one_patients_id_for_all_is_no_group(tmp_path: Path) -> None:
     """Some programs anonymise so, and a split by patient would not be possible."""
     for number in range(4):
@@ -224,6 +262,21 @@ def test_the_group_may_be_another_element_or_a_function(films: Path) -> None:
     assert len({sample.group for sample in by_study.samples}) == 6
     last = Dataset.from_dicom(films, group=lambda header: header["PatientID"][-1:])
     assert {sample.group for sample in last.samples} == {"0", "1", "2"}
+
+
+def test_a_file_that_cannot_be_opened_is_counted_and_listed(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be an image; the reader does not pass over it."""
+    opened = Path.open
+
+    def open_most(path: Path, *mode: Any, **options: Any) -> Any:
+        if path.name == "IM2":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *mode, **options)
+
+    monkeypatch.setattr(Path, "open", open_most)
+    dataset = Dataset.from_dicom(films)
+    assert any(n.startswith("cannot be opened: 1 file (Permission denied)") for n in dataset.notices)
+    assert [dataset[id].path.name for id in dataset.rejected()] == ["IM2"]
 
 
 # -- beside other readers ---------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from medimg.backends.submission import prepare_training
 from medimg.config import JobSpec, Resources, TrainConfig
 from medimg.data.dataset import Dataset
 from medimg.data.pack import build
-from medimg.errors import ConfigError
+from medimg.errors import ConfigError, ModelFolderError
 from medimg.export import export
 from medimg.inference.predictor import TOLERANCE, Predictor
 from medimg.progress import parse, silent
@@ -168,6 +168,14 @@ def test_exports_are_made_later_and_checked_against_the_golden_inputs(undisturbe
     assert again.golden == undisturbed.golden
     assert Predictor(again, runtime="litert").check_golden() < TOLERANCE
     assert ModelFolder.load(copy).digest == undisturbed.digest
+
+
+def test_nothing_is_added_to_a_model_whose_digest_a_registry_keeps(undisturbed: ModelFolder, tmp_path: Path) -> None:
+    """It would not be that model any more; the message says how a copy gets the export."""
+    folder = shutil.copytree(undisturbed.path, tmp_path / "model", copy_function=os.link)
+    with pytest.raises(ModelFolderError, match="copytree"):
+        ModelFolder.load(folder, digest=undisturbed.digest).export("litert")
+    assert ModelFolder.load(folder).digest == undisturbed.digest
 
 
 def test_an_export_that_does_not_give_the_golden_probabilities_is_not_accepted(

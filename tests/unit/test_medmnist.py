@@ -88,6 +88,11 @@ def test_a_file_of_another_name_has_numbers_for_classes(tmp_path: Path) -> None:
     """And one named as a set that it is not is refused."""
     assert Dataset.from_medmnist(npz(tmp_path / "mine.npz", arrays(3))).classes == ("0", "1", "2")
     assert Dataset.from_medmnist(npz(tmp_path / "ours.npz", arrays()), positive="0").positive == "0"
+    many = arrays(1) | {"train_labels": np.array([[0], [1], [2], [9], [10], [11], [3]], np.uint8)}
+    dataset = Dataset.from_medmnist(npz(tmp_path / "many.npz", many))
+    assert dataset.classes == ("0", "1", "2", "3", "9", "10", "11")
+    ordered = sorted(dataset.of("train"), key=lambda sample: sample.path)
+    assert [dataset.label_names(sample) for sample in ordered] == [(str(n),) for (n,) in many["train_labels"]]
     assert "Rename the file" in refused(npz(tmp_path / "pneumoniamnist.npz", arrays(3)))
 
 
@@ -96,11 +101,10 @@ def test_images_are_unpacked_once_and_go_on_where_they_stopped(
 ) -> None:
     """Finished blocks are not written again, a missing one is; the size is said before."""
     monkeypatch.setattr(unpacked, "BLOCK", 2)
-    monkeypatch.setattr("medimg.data.readers.medmnist.BLOCK", 2)
     file = npz(tmp_path / "mine.npz", arrays())
     dest = tmp_path / "unpacked"
     first = Dataset.from_medmnist(file, dest=dest)
-    assert "unpacking 14 images once, up to 0 MB" in capsys.readouterr().err
+    assert "unpacking 14 images once, about 0 MB" in capsys.readouterr().err
     assert all(sample.path.is_relative_to(dest) for sample in first.samples)
     written = {sample.path: sample.path.stat().st_mtime_ns for sample in first.samples}
     gone = first.of("train")[3].path.parent

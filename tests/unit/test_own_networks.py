@@ -88,12 +88,13 @@ def test_a_file_is_found_in_the_current_folder_and_not_run(here: Path) -> None:
 
 
 def test_of_a_package_only_its_python_files_travel(here: Path) -> None:
-    """No settings, data, hidden folders nor what lies beside it."""
+    """No settings, data, hidden folders, environments nor what lies beside it."""
     write(here, {
         "my_networks/__init__.py": "", "my_networks/deep/nets.py": "from ..blocks import build_net\n",
         "my_networks/blocks.py": "def build_net(): pass\n", "my_networks/.env": "KEY=1",
         "my_networks/patients.csv": "a",
         "my_networks/.venv/lib/big.py": "x", "other.py": "",
+        "my_networks/env/pyvenv.cfg": "", "my_networks/env/lib/big.py": "x",
     })  # fmt: skip
     files = source_of("my_networks.deep.nets:build_net").files
     assert sorted(files) == ["my_networks/__init__.py", "my_networks/blocks.py", "my_networks/deep/nets.py"]
@@ -125,6 +126,17 @@ def test_what_cannot_travel_is_refused_with_what_to_do(here: Path, model: str, m
         source_of(model)
 
 
+def test_a_link_in_a_package_brings_nothing_along_from_elsewhere(here: Path, tmp_path: Path) -> None:
+    """What it leads to was not put there to be sent; a link inside the package is a file of it."""
+    (tmp_path / "secrets.py").write_text("KEY = 1")
+    write(here, {"my_networks/__init__.py": "def build_net(): pass\n"})
+    (here / "my_networks/alias.py").symlink_to("__init__.py")
+    assert len(source_of("my_networks:build_net").files) == 2
+    (here / "my_networks/settings.py").symlink_to(tmp_path / "secrets.py")
+    with pytest.raises(ConfigError, match=r"my_networks/settings\.py is a link to a file elsewhere"):
+        source_of("my_networks:build_net")
+
+
 def test_code_that_is_too_large_is_listed(here: Path) -> None:
     """The largest file first."""
     write(here, {"my_networks/__init__.py": "def build_net(): pass\n", "my_networks/table.py": "#" * MOST_BYTES})
@@ -135,7 +147,8 @@ def test_code_that_is_too_large_is_listed(here: Path) -> None:
 def test_it_starts_from_scratch_unless_weights_are_given() -> None:
     """The default of all others would be an error for it."""
     assert TrainConfig(model="my_networks:build_net").weights is None
-    assert TrainConfig(model=tree).model == "image_folders:tree"
+    config = TrainConfig(model=tree)
+    assert (config.model, config.weights) == ("image_folders:tree", None)
     with pytest.raises(ConfigError, match="weights='imagenet': there are none of my_networks:build_net"):
         models.check(TrainConfig(model="my_networks:build_net", weights="imagenet"))
 

@@ -245,6 +245,20 @@ def test_without_the_lists_there_is_no_official_split(nih: Path) -> None:
     assert "no official test split" in dataset.notices[0]
 
 
+def test_the_official_test_list_is_understood_or_refused(nih: Path) -> None:
+    """Written with Windows' paths; of images that are not in the table, some or all."""
+    (nih / "train_val_list.txt").unlink()
+    (nih / "test_list.txt").write_text("images_002\\images\\00000002_000.png\r\n00000009_000.png\r\n")
+    dataset = Dataset.from_nih(nih)
+    assert dataset.splits == {"train": 3, "test": 1}
+    assert "the official lists name 1 image that the table has not" in dataset.notices
+    (nih / "test_list.txt").write_text("00000009_000.png\n")
+    with pytest.raises(
+        DatasetError, match=r"none of the 4 images in the table is named in .*00000009_000.*Put the list"
+    ):
+        Dataset.from_nih(nih)
+
+
 def test_half_a_download_is_read_when_asked(nih: Path) -> None:
     """Rows without a file stop, or are left out by `missing`."""
     (nih / "images_002" / "images" / "00000003_000.png").unlink()

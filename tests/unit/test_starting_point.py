@@ -35,12 +35,14 @@ def test_what_the_configuration_does_not_say_is_as_it_was(tmp_path: Path) -> Non
     """Network, options, size and normalisation; a size that is given is taken."""
     before = TrainConfig(model_options={"alpha": 0.5}, image_size=96, normalisation="clahe")
     model = trained_as(tmp_path / "model", before)
-    config, told = settled(TrainConfig(weights=model, seed=3))
-    assert config == before.model_copy(update={"weights": str(model.path / "model.keras"), "seed": 3})
-    assert told == (f"The network starts from the weights of a model trained before ({model.digest[:12]}; ill, well).",)
-    assert settled(TrainConfig(weights=str(model.path), image_size=64))[0].image_size == 64
-    again, _ = settled(TrainConfig(weights=model, model="MobileNetV2", model_options={"alpha": 0.5}))
-    assert again.model == "mobilenet_v2"
+    start = settled(TrainConfig(weights=model, seed=3))
+    assert start.config == before.model_copy(update={"weights": str(model.path / "model.keras"), "seed": 3})
+    assert start.notices == (
+        f"The network starts from the weights of a model trained before ({model.digest[:12]}; ill, well).",
+    )
+    assert settled(TrainConfig(weights=str(model.path), image_size=64)).config.image_size == 64
+    again = settled(TrainConfig(weights=model, model="MobileNetV2", model_options={"alpha": 0.5}))
+    assert again.config.model == "mobilenet_v2"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_what_does_not_agree_is_refused_and_both_are_named(config: TrainConfig, 
 
 def test_the_backbone_of_a_trained_model_is_taken_bit_by_bit(trained: ModelFolder) -> None:
     """Its file travels, named by its content; other classes have a new head."""
-    config, _ = settled(TrainConfig(weights=trained))
+    config = settled(TrainConfig(weights=trained)).config
     assert (config.model, config.image_size) == ("small_cnn", 64)
     file = weights.resolve(config)
     assert file == trained.path / "model.keras"
@@ -82,8 +84,18 @@ def test_a_changed_model_folder_and_a_network_without_a_backbone_are_refused(tmp
     """Weights are read only after every file of the folder was verified."""
     small = trained_as(tmp_path / "small", TrainConfig(model="mini_xception", weights=None))
     with pytest.raises(ConfigError, match="mini_xception has no part that could be taken over"):
-        models.check(settled(TrainConfig(weights=small))[0])
+        models.check(settled(TrainConfig(weights=small)).config)
     copy = Path(shutil.copytree(small.path, tmp_path / "copy"))
     (copy / "model.keras").write_bytes(b"")
     with pytest.raises(ModelFolderError, match=r"model\.keras does not belong to the model"):
         settled(TrainConfig(weights=copy))
+
+
+def test_grey_weights_are_no_start_for_colour_where_the_first_layer_differs(tmp_path: Path) -> None:
+    """It is said before anything is packed or sent; networks of keras.applications take both."""
+    small = trained_as(tmp_path / "small", TrainConfig(model="small_cnn", weights=None))
+    start = settled(TrainConfig(weights=small))
+    start.check_channels(1)
+    with pytest.raises(WeightsError, match="was trained on grey images, and these are colour"):
+        start.check_channels(3)
+    settled(TrainConfig(weights=trained_as(tmp_path / "large", TrainConfig()))).check_channels(3)

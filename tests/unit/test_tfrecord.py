@@ -195,6 +195,71 @@ def test_a_class_is_a_number_a_name_or_a_place(
     assert "do not say whose images they are" in dataset.notices[0]
 
 
+@pytest.mark.parametrize("name", ["file", "group", "split", "class", "file "])
+def test_a_feature_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """As a column or a label: each picture keeps its own label, whatever else a feature of that name could mean."""
+    rows = [
+        {"image": image(n), "label": [n % 2], name: [b"00000/00000/%08d.png" % (3 - n)]} for n in range(4)
+    ]  # fmt: skip
+    dataset = Dataset.from_tfrecord(records(tmp_path / "a.tfrecord", *rows), columns=[name])
+    ordered = sorted(dataset.samples, key=lambda sample: sample.path)
+    assert [sample.labels for sample in ordered] == [0, 1, 0, 1]
+    assert [sample.columns for sample in ordered] == [{name: f"00000/00000/{3 - n:08d}.png"} for n in range(4)]
+    for n, sample in enumerate(ordered):
+        assert sample.path.read_bytes() == image(n)[0]
+    rows = [{"image": image(n), name: [n % 2], "b": [1]} for n in range(4)]
+    dataset = Dataset.from_tfrecord(records(tmp_path / "b.tfrecord", *rows), labels=[name, "b"])
+    ordered = sorted(dataset.samples, key=lambda sample: sample.path)
+    assert [set(dataset.label_names(sample)) for sample in ordered] == [{"b"}, {"b", name.strip()}] * 2
+
+
+def test_a_label_may_be_a_column_as_well(tmp_path: Path) -> None:
+    """It stays a label."""
+    rows = [{"image": image(n), "Edema": [n % 2], "Mass": [n // 2]} for n in range(4)]
+    path = records(tmp_path / "a.tfrecord", *rows)
+    dataset = Dataset.from_tfrecord(path, labels=["Edema", "Mass"], columns=["Mass"])
+    assert (dataset.task, dataset.classes, dataset.keep) == ("multilabel", ("Edema", "Mass"), ("Mass",))
+    assert sorted(sample.columns["Mass"] for sample in dataset.samples) == ["0", "0", "1", "1"]
+    assert "twice" in refused(path, labels=["Mass", "Mass"])
+
+
+def test_a_split_that_is_missing_or_unknown_is_told_with_its_file(tmp_path: Path) -> None:
+    """And with what to do about it."""
+    rows = [{"image": image(n), "label": [n % 2], "fold": [b"fold 3"]} for n in range(2)]
+    records(tmp_path / "train-0.tfrec", *rows)
+    other = records(tmp_path / "colours.tfrec", *rows)
+    message = refused(tmp_path)
+    assert f"{other}, record 1: no split" in message
+    assert "split=" in message
+    assert f"{other}, record 1: the split 'fold 3' is not train" in refused(tmp_path, split="fold")
+
+
+def test_classes_that_are_numbers_stand_in_their_order(tmp_path: Path) -> None:
+    """2 before 10, as one class of each image or as places in a list; what was written in another order comes so."""
+    path = records(tmp_path / "a.tfrecord", *({"image": image(n), "label": [n]} for n in range(12)))
+    dataset = Dataset.from_tfrecord(path)
+    assert dataset.classes == tuple(map(str, range(12)))
+    assert [s.labels for s in sorted(dataset.samples, key=lambda sample: sample.path)] == list(range(12))
+    rows = [{"image": image(n), "label": [int(place == n) for place in range(12)]} for n in range(11)]
+    dataset = Dataset.from_tfrecord(records(tmp_path / "b.tfrecord", *rows, {"image": image(11), "label": [1] * 12}))
+    assert dataset.classes == tuple(map(str, range(12)))
+    assert [s.labels for s in sorted(dataset.samples, key=lambda sample: sample.path)][10] == (*[0] * 10, 1, 0)
+    path = records(tmp_path / "c.tfrecord", *({"image": image(n), "label": [value]} for n, value in enumerate([2, 10])))
+    dataset = Dataset.from_tfrecord(path, positive="2")
+    assert (dataset.classes, dataset.positive) == (("2", "10"), "2")
+    for number, order in enumerate((("10", "2", "1"), ("1", "2", "10"))):
+        three = Dataset.from_tfrecord(
+            records(
+                tmp_path / "d.tfrecord", *({"image": image(n), "label": [value]} for n, value in enumerate([2, 1, 10]))
+            )
+        )
+        moved = {name: order.index(name) for name in three.classes}
+        samples = tuple(replace(s, labels=moved[three.label_names(s)[0]]) for s in three.samples)
+        written = replace(three, classes=order, samples=samples)
+        written.to_tfrecord(tmp_path / f"records{number}")
+        assert facts(Dataset.from_tfrecord(tmp_path / f"records{number}")) == facts(written)
+
+
 @pytest.mark.parametrize(
     ("features", "arguments", "message"),
     [

@@ -9,7 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-__all__ = ["DATA", "RESULT", "Budget", "Counted", "Limits", "Member", "Readable", "Refused", "Tree", "leads_elsewhere"]
+__all__ = [
+    "DATA",
+    "RESULT",
+    "Budget",
+    "Counted",
+    "Limits",
+    "Member",
+    "Place",
+    "Readable",
+    "Refused",
+    "Tree",
+    "leads_elsewhere",
+]
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -74,13 +86,25 @@ class Budget:
     """
 
     def __init__(self, limits: Limits, packed: int) -> None:
-        self._left = min(limits.bytes, max(limits.always, limits.ratio * packed))
+        self._packed = packed
+        self._most = min(limits.bytes, max(limits.always, limits.ratio * packed))
+        self._spent = 0
 
     def spend(self, count: int) -> None:
         """Counts bytes."""
-        self._left -= count
-        if self._left < 0:
-            raise Refused("it becomes too large")
+        self._spent += count
+        if self._spent > self._most:
+            self._refuse(f"{self._spent:,} bytes or more")
+
+    def expect(self, total: int) -> None:
+        """Compares what an archive says that it becomes, before it is begun."""
+        if total > self._most:
+            self._refuse(f"{total:,} bytes")
+
+    def _refuse(self, size: str) -> None:
+        raise Refused(
+            f"it becomes too large: {size}, and an archive of {self._packed:,} bytes may become {self._most:,} bytes"
+        )
 
 
 class Counted:
@@ -101,6 +125,19 @@ class Counted:
         return content
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a member goes.
+
+    Attributes:
+        path: The file or folder.
+        again: Whether a member before it went there: its content must be the same, and is kept once.
+    """
+
+    path: Path
+    again: bool
+
+
 class Tree:
     """The places of an archive's members below a folder.
 
@@ -110,33 +147,40 @@ class Tree:
 
     def __init__(self, target: Path) -> None:
         self._target = target
-        self._files: set[str] = set()
+        self._files: dict[str, Path | None] = {}
         self._folders: set[str] = set()
         self.made: set[Path] = set()
 
-    def place(self, name: str, folder: bool, below: tuple[str, ...]) -> Path | None:
+    def place(self, name: str, folder: bool, below: tuple[str, ...]) -> Place | None:
         """Returns where a member goes; None: it is not below the folder of the archive that is wanted."""
         parts = PurePosixPath(name).parts
         if leads_elsewhere(name) or (not folder and not parts):
             raise Refused(f"{name!r} leads elsewhere")
-        self._claim(parts, name, folder)
-        if parts[: len(below)] != below or len(parts) == len(below):
+        wanted = parts[: len(below)] == below and len(parts) > len(below)
+        path = self._target.joinpath(*parts[len(below) :]) if wanted else None
+        if (before := self._claim(parts, name, folder, path)) is not None:
+            return Place(before, again=True)
+        if path is None:
             return None
         if not (top := self._target / parts[len(below)]).exists():
             self.made.add(top)
-        return self._target.joinpath(*parts[len(below) :])
+        return Place(path, again=False)
 
-    def _claim(self, parts: tuple[str, ...], name: str, folder: bool) -> None:
+    def _claim(self, parts: tuple[str, ...], name: str, folder: bool, path: Path | None) -> Path | None:
+        """Takes a name; returns where a file of the same name went before."""
         keys = [unicodedata.normalize("NFC", part).casefold() for part in parts]
         whole = ["/".join(keys[:end]) for end in range(1, len(keys) + 1)]
         above = whole if folder else whole[:-1]
-        if not self._files.isdisjoint(above) or (
-            not folder and (whole[-1] in self._files or whole[-1] in self._folders)
-        ):
-            raise Refused(f"{name!r} is in it twice")
+        if not self._files.keys().isdisjoint(above) or (not folder and whole[-1] in self._folders):
+            raise Refused(f"{name!r} is in it twice, as a file and as a folder")
+        if not folder and whole[-1] in self._files:
+            if (before := self._files[whole[-1]]) is None:
+                raise Refused(f"{name!r} is in it twice")
+            return before
         self._folders.update(above)
         if not folder:
-            self._files.add(whole[-1])
+            self._files[whole[-1]] = path
+        return None
 
 
 def leads_elsewhere(name: str) -> bool:

@@ -96,6 +96,7 @@ def unpack(archive: Path, target: Path, *, limits: Limits = DATA, report: Report
         try:
             if kind == "zip":
                 meter = _Meter(report, archive.name, total := zipped.declared_bytes(archive))
+                budget.expect(total)
                 _check_space(target, total)
                 _write(zipped.members(archive, limits, budget), half, limits, step=meter.add)
             else:
@@ -138,15 +139,19 @@ def _write(
         for count, member in enumerate(members, start=1):
             if count > limits.files:
                 raise Refused(f"it has more than {limits.files:,} members")
-            path = tree.place(member.name, member.folder, below)
-            if path is None:
+            place = tree.place(member.name, member.folder, below)
+            if place is None:
                 continue
+            if place.again:
+                _compare(member, place.path, step)
+                continue
+            path = place.path
             try:
                 (path if member.folder else path.parent).mkdir(parents=True, exist_ok=True)
                 if not member.folder:
                     _copy(member, path, step)
             except (FileExistsError, NotADirectoryError):
-                raise Refused(f"{member.name!r} is in it twice") from None
+                raise Refused(f"{member.name!r} is there already") from None
             except OSError as error:
                 if error.errno in _IMPOSSIBLE_NAME:
                     raise Refused(f"no file here can be called {member.name!r}") from None
@@ -165,6 +170,21 @@ def _copy(member: Member, path: Path, step: Callable[[int], None]) -> None:
         while chunk := content.read(_CHUNK):
             file.write(chunk)
             step(len(chunk))
+
+
+def _compare(member: Member, path: Path, step: Callable[[int], None]) -> None:
+    """Lets a second member of one name pass where it says the same, as in copies that pack each image twice."""
+    content = member.open()
+    with path.open("rb") as file:
+        same = True
+        while same and (chunk := content.read(_CHUNK)):
+            same = file.read(len(chunk)) == chunk
+            step(len(chunk))
+        if not same or file.read(1):
+            raise Refused(
+                f"{member.name!r} is in it twice (capitals and ways to store an accent do not count), with two "
+                "contents. If you trust it, unpack it with your system's own program"
+            )
 
 
 def _check_space(target: Path, wanted: int) -> None:
@@ -194,6 +214,7 @@ class _Meter:
         self._report, self._name, self._total = report, name, total
         self._done = 0
         self._told = 0.0
+        self._said = -1
 
     def add(self, count: int) -> None:
         self.at(self._done + count)
@@ -209,4 +230,7 @@ class _Meter:
 
     def _tell(self, done: int) -> None:
         total = math.ceil(self._total / 1e6)
-        self._report(Event("stage", "unpacking", min(math.ceil(done / 1e6), total), total, self._name))
+        megabytes = min(math.ceil(done / 1e6), total)
+        if megabytes != self._said:
+            self._said = megabytes
+            self._report(Event("stage", "unpacking", megabytes, total, f"{self._name}, in MB"))

@@ -37,6 +37,8 @@ def members(path: Path, limits: Limits, budget: Budget) -> Iterator[Member]:
         ends = [entry.header_offset for entry in entries[1:]] + [path.stat().st_size]
         if len(entries) > limits.files:
             raise Refused(f"it has more than {limits.files:,} members")
+        if not entries:
+            raise Refused("it is empty")
         for entry, end in zip(entries, ends, strict=True):
             _check(entry)
             if _data_end(file, entry) > end:

@@ -161,7 +161,7 @@ class Job:
         errors = [event.message for event in self._events() if event.kind == "error"]
         text = "\n".join(f"  {line}" for line in last)
         what = errors[-1] if errors else reason or "no reason given"
-        again = "\nAn identical call is a new attempt; training goes on from its last checkpoint"
+        again = "\nAn identical call is a new attempt; training goes on from its last checkpoint, if it has one"
         advice = "" if status == "cancelled" else again
         return f"{self.id} {status}: {what}{advice}" + (f"\nLast lines of its log:\n{text}" if text else "")
 

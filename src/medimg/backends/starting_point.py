@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,54 @@ from medimg.config import TrainConfig
 from medimg.errors import WeightsError
 from medimg.models.registry import architecture, describe, is_own
 
-__all__ = ["settled"]
+__all__ = ["Start", "settled"]
 
 # What the weights learned to see: unlike it, they are of little use.
 _TAKEN = ("image_size", "normalisation")
 
 
-def settled(config: TrainConfig) -> tuple[TrainConfig, tuple[str, ...]]:
-    """Returns the configuration with all that its starting point decides, and what the report should say of it.
+@dataclass(frozen=True)
+class Start:
+    """What a training begins from.
+
+    Attributes:
+        config: The configuration, with all that the starting point decides.
+        model: The model trained before; None where it starts from published weights, a file, or nothing.
+    """
+
+    config: TrainConfig
+    model: ModelFolder | None = None
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the report should say of it."""
+        if self.model is None:
+            return ()
+        classes = ", ".join(self.model.record.classes)
+        return (
+            f"The network starts from the weights of a model trained before ({self.model.digest[:12]}; {classes}).",
+        )
+
+    def check_channels(self, channels: int) -> None:
+        """Checks that the images are as those before where the network has no grey and colour form of one backbone.
+
+        Raises:
+            WeightsError: The first were grey and these are in colour, or the other way round.
+        """
+        if self.model is None or architecture(self.config.model).application is not None:
+            return
+        before = self.model.record.preprocessing.channels
+        if before != channels:
+            kinds = {1: "grey", 3: "colour"}
+            raise WeightsError(
+                f"weights={str(self.model.path)!r}: this model was trained on {kinds[before]} images, and these are "
+                f"{kinds[channels]}: the first layer of {self.config.model} does not fit. Networks of "
+                "keras.applications, such as mobilenet_v2, take either"
+            )
+
+
+def settled(config: TrainConfig) -> Start:
+    """Returns what a training begins from.
 
     The network's name is spelt in one way, so that it is the same job. Where `weights` is a model folder, its path
     becomes that of the trained network in it, and what the user did not give is as it was there: network, options,
@@ -32,10 +73,10 @@ def settled(config: TrainConfig) -> tuple[TrainConfig, tuple[str, ...]]:
     given = config.model_fields_set
     config = config.model_copy(update={"model": architecture(config.model).name})
     if config.weights in (None, "imagenet"):
-        return config, ()
+        return Start(config)
     path = Path(str(config.weights)).expanduser()
     if not path.is_dir():
-        return config, ()
+        return Start(config)
     model = ModelFolder.load(path)
     before = model.record.config
     taken: dict[str, Any] = {"weights": str(model.path / "model.keras")}
@@ -54,10 +95,7 @@ def settled(config: TrainConfig) -> tuple[TrainConfig, tuple[str, ...]]:
             f"configuration asks for {config.normalisation!r}: it would see other images than it learned from. Leave "
             "normalisation out, and it is taken from the model"
         )
-    return config, (
-        f"The network starts from the weights of a model trained before ({model.digest[:12]}; "
-        f"{', '.join(model.record.classes)}).",
-    )
+    return Start(config, model)
 
 
 def _check_network(path: Path, before: TrainConfig, config: TrainConfig) -> None:

@@ -68,7 +68,8 @@ def prepare_training(
     framework: Framework = "tensorflow",
 ) -> Submission:  # fmt: skip
     """Checks the configuration and the data, packs the images and names the job."""
-    config, started = settled(config)
+    start = settled(config)
+    config = start.config
     models.check(config)
     weights = resolve(config, progress=lambda done, total: report(Event("stage", "downloading", done, total or 0)))
     inputs = {} if weights is None else {"weights": file_input(weights)}
@@ -79,9 +80,10 @@ def prepare_training(
         inputs["code"] = code_input(source_of(config.model))
     facts = dataset.index(report)
     ready = ready_for_training(dataset, allow=allow, facts=facts, report=report)
+    start.check_channels(max(facts[sample.id].channels for sample in ready.dataset.samples))
     pack = build(ready.dataset, config.image_size, facts=facts, report=report)
     return _submission(
-        "train", name, pack, inputs, resources, config=config, notices=(*ready.notices, *started),
+        "train", name, pack, inputs, resources, config=config, notices=(*ready.notices, *start.notices),
         audit=ready.audit.findings, allow=tuple(sorted(allow)), framework=framework,
     )  # fmt: skip
 

@@ -53,7 +53,8 @@ def _medimg(
 
 # In the order of a project's life, which is how help lists them. Each module is light: the libraries load in the calls.
 for _name in (
-    "public_sets", "audit", "training", "serving", "inventory", "cost", "compare", "comparison", "aws", "azure", "demo",
+    "public_sets", "audit", "training", "serving", "inventory", "cost", "compare", "comparison", "doctor", "aws",
+    "azure", "demo",
 ):  # fmt: skip
     importlib.import_module(f"medimg.cli.{_name}").add_to(app)
 

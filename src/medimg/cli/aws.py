@@ -129,9 +129,7 @@ def doctor(
             region=region, profile=profile, bucket=bucket, prefix=prefix, role=role,
         )
     )  # fmt: skip
-    options.console().print(found)
-    if not found.ok:
-        raise typer.Exit(1)
+    options.show_checks(found)
 
 
 def teardown(

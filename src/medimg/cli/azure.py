@@ -160,9 +160,7 @@ def doctor(
             subscription=subscription, resource_group=resource_group, workspace=workspace, prefix=prefix,
         )
     )  # fmt: skip
-    options.console().print(found)
-    if not found.ok:
-        raise typer.Exit(1)
+    options.show_checks(found)
 
 
 def teardown(

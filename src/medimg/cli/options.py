@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from medimg.artifact import ModelFolder
     from medimg.backends.base import Backend
+    from medimg.backends.doctor import Checks
     from medimg.backends.handles import Job, ModelVersion
     from medimg.data.dataset import Dataset
 
@@ -44,6 +45,7 @@ __all__ = [
     "hand_over",
     "open_backend",
     "read_dataset",
+    "show_checks",
 ]
 
 _DATA = "Data"
@@ -178,6 +180,13 @@ def hand_over(text: str, output: Path | None, then: Sequence[str]) -> None:
         typer.echo(line)
 
 
+def show_checks(found: Checks) -> None:
+    """Prints what a doctor found; ends the program with 1 where something fails."""
+    console().print(found)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
 def open_backend(name: str) -> Backend:
     """Returns the backend of that name."""
     import medimg
@@ -242,8 +251,9 @@ def _read_as(reader: ReaderName, folder: Path, given: dict[str, Any]) -> Dataset
     from medimg.data.dataset import Dataset
 
     if unknown := sorted(given.keys() - set(_TAKES[reader])):
-        takes = ", ".join(_TAKES[reader]) or "no other option of the data"
-        raise typer.BadParameter(f"{', '.join(unknown)}: --reader {reader.value} takes {takes}")
+        raise typer.BadParameter(
+            f"{', '.join(unknown)}: not for --reader {reader.value}. Dataset.from_{reader.value} may take more"
+        )
     settings: dict[str, Any] = {}
     if "--labels" in given:
         settings["labels"] = _one_or_several(given["--labels"])

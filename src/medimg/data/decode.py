@@ -18,7 +18,6 @@ Policy, the same everywhere:
 from __future__ import annotations
 
 import os
-import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from medimg.data.formats import pillow
-from medimg.data.formats.portable import open_portable
+from medimg.data.formats import dicom, pillow, portable
+from medimg.data.formats.dicom import is_dicom
 from medimg.data.pixels import MAX_BYTES, MAX_PIXELS, Pixels, Stored, grey_if_equal
 from medimg.errors import ConfigError, ImageRejected
 
@@ -49,12 +48,6 @@ REJECTIONS: dict[str, str] = {
     "multi-frame": "Several frames or pages. Save the one that the label means as a file of its own.",
     "not-pixels": "An array that is not uint8 of shape (height, width) or (height, width, 3).",
 }
-
-_PORTABLE = re.compile(rb"P[1-6][\s#]")
-# With the prefix; or without, as older archives have them: then group 8 comes first, or the group of the prefix itself.
-_DICOM = re.compile(
-    rb".{128}DICM|\x02\0[\0-\x16]\0[A-Z]{2}|\x08\0[\0-\x22]\0([A-Z]{2}|..\0\0)|\0\x08\0[\0-\x22][A-Z]{2}", re.DOTALL
-)
 
 
 def decode(data: bytes, *, name: str) -> Pixels:
@@ -81,15 +74,10 @@ def inspect(data: bytes, *, name: str) -> tuple[Pixels, Stored]:
     if not data:
         raise ImageRejected("empty", name, "has no bytes. Copy or download it again")
     if is_dicom(data):
-        return _of_dicom(data, name)
-    if _PORTABLE.match(data):
-        return _of_portable(data, name)
+        return dicom.picture(data, name=name)
+    if portable.is_portable(data):
+        return portable.picture(data, name=name)
     return pillow.picture(data, name=name)
-
-
-def is_dicom(data: bytes) -> bool:
-    """Tells whether the first bytes of a file look like DICOM, with its prefix or without."""
-    return _DICOM.match(data) is not None
 
 
 def read(path: str | os.PathLike[str], *, name: str | None = None) -> bytes:
@@ -145,34 +133,6 @@ def to_pixels(image: ImageLike, *, name: str | None = None) -> Pixels:
         f"{name}: {type(image).__name__} is not an image. Pass a path, bytes, a Pillow image, or a uint8 array "
         "of shape (height, width) or (height, width, 3)"
     )
-
-
-def _of_portable(data: bytes, name: str) -> tuple[Pixels, Stored]:
-    try:
-        header = open_portable(data)
-        pillow.check_size(header.width, header.height, name)
-        pixels = header.pixels(data)
-    except (EOFError, ValueError, MemoryError) as error:
-        raise pillow.rejection(error, name) from error
-    bits = 1 if header.maximum == 1 else 16 if header.maximum > 255 else 8
-    if header.samples == 3:
-        return grey_if_equal(pixels), Stored("RGB", bits, orientation=1)
-    return pixels, Stored({1: "1", 8: "L", 16: "I;16"}[bits], bits, orientation=1)
-
-
-def _of_dicom(data: bytes, name: str) -> tuple[Pixels, Stored]:
-    with pillow.strict_decoders():
-        try:
-            from medimg.data.formats.dicom.display import picture
-        except ImportError:
-            raise ImageRejected(
-                "unsupported",
-                name,
-                "is a DICOM file, which needs more packages. Run: pip install 'medimg[dicom]'. Or save it as PNG",
-            ) from None
-        shown = picture(data, name=name)
-    pixels = shown.pixels if shown.pixels.ndim == 2 else grey_if_equal(shown.pixels)
-    return pixels, Stored(shown.photometric, shown.bits, orientation=1)
 
 
 def _checked(array: npt.NDArray[Any], name: str) -> Pixels:

@@ -133,7 +133,8 @@ class Sources:
             by: What `key` holds: "file", the file's name; or an element, such as "SOPInstanceUID", "StudyInstanceUID",
                 "AccessionNumber" or "PatientID". A row of a study or a patient labels all of their images.
             group: Whose image it is: an element, a column of the table, or a function of the header's elements. Where
-                there is no PatientID, or one for all, it is the study.
+                there is no PatientID, it is that of the same study's other images; where there is none in the study,
+                or one for all images, it is the study.
             separator: As in `from_csv`.
             split: The table's column with train, val or test.
             columns: Columns of the table, or elements, that may leave the machine, such as "PatientSex".
@@ -276,6 +277,37 @@ class Sources:
         with Display(file.stem) as display:
             return read_medmnist(file, positive=positive, dest=None if dest is None else Path(dest), report=display)
 
+    @staticmethod
+    def download(name: str, dest: str | Path, *, accept_changed: bool = False) -> Dataset:
+        """Downloads a public set once and reads it with its reader; a second call needs no network.
+
+        What is known of the sets, such as licence, size and traps, is printed by `medimg download` and kept in
+        `medimg.data.public.catalogue`. Licence and citation are shown before the first download. What arrived before a
+        cut or a kill is not downloaded again.
+
+        Args:
+            name: Of the set, such as "ham10000" or "pneumoniamnist-224".
+            dest: The folder for it: new, empty, or of an earlier call.
+            accept_changed: Whether a file for which nobody publishes a hash may be another one than at the first
+                download on this machine.
+
+        Raises:
+            DatasetError: The catalogue has no such set; it needs an agreement or a key of yours; or a file has changed.
+            DownloadError: A server cannot be reached, or sends something else.
+            MissingExtraError: The set is on Kaggle, and its package is not installed.
+            StorageError: The disk is full or cannot be written.
+        """
+        from medimg.data.dataset import Dataset
+        from medimg.data.public.acquisition import acquire
+        from medimg.data.public.catalogue import find
+        from medimg.progress import Display
+
+        chosen, folder = find(name), Path(dest)
+        with Display(name) as display:
+            acquire(chosen, folder, accept_changed=accept_changed, report=display)
+        read: Callable[[Path], Dataset] = getattr(Dataset, chosen.reader)
+        return read(folder / chosen.files[0].name if chosen.reads_file else folder)
+
     # -- records ------------------------------------------------------------------------------------------------------
 
     @staticmethod
@@ -326,36 +358,3 @@ class Sources:
                 [Path(path) for path in several], names, positive=positive,
                 dest=None if dest is None else Path(dest), report=display,
             )  # fmt: skip
-
-    # -- public sets --------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def download(name: str, dest: str | Path, *, accept_changed: bool = False) -> Dataset:
-        """Downloads a public set once and reads it with its reader; a second call needs no network.
-
-        What is known of the sets, such as licence, size and traps, is printed by `medimg download` and kept in
-        `medimg.data.public.catalogue`. Licence and citation are shown before the first download. What arrived before a
-        cut or a kill is not downloaded again.
-
-        Args:
-            name: Of the set, such as "ham10000" or "pneumoniamnist-224".
-            dest: The folder for it: new, empty, or of an earlier call.
-            accept_changed: Whether a file for which nobody publishes a hash may be another one than at the first
-                download on this machine.
-
-        Raises:
-            DatasetError: The catalogue has no such set; it needs an agreement or a key of yours; or a file has changed.
-            DownloadError: A server cannot be reached, or sends something else.
-            MissingExtraError: The set is on Kaggle, and its package is not installed.
-            StorageError: The disk is full or cannot be written.
-        """
-        from medimg.data.dataset import Dataset
-        from medimg.data.public.acquisition import acquire
-        from medimg.data.public.catalogue import find
-        from medimg.progress import Display
-
-        chosen, folder = find(name), Path(dest)
-        with Display(name) as display:
-            acquire(chosen, folder, accept_changed=accept_changed, report=display)
-        read: Callable[[Path], Dataset] = getattr(Dataset, chosen.reader)
-        return read(folder / chosen.files[0].name if chosen.reads_file else folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections import Counter
+from contextlib import suppress
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from medimg.data.labels import amount, listing
 from medimg.errors import DatasetError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.figure import Figure
 
     from medimg.data.dataset import Dataset
@@ -25,19 +28,26 @@ _HEADERS_READ = 300  # sizes are read from the headers of this many images, even
 _MOST_CLASSES = 40  # of a longer list nobody reads the end
 
 
-def _sizes(dataset: Dataset) -> str:
+def _size(path: Path) -> tuple[int, int] | None:
+    """Returns width and height as the file's header has them; why one cannot be read is `rejected()`'s to explain."""
     from PIL import Image
 
+    with suppress(Exception), Image.open(path) as image:
+        return image.size
+    try:  # it may be a DICOM file
+        from medimg.data.formats.dicom.header import read_header
+    except ImportError:
+        return None
+    header = read_header(path, ("Columns", "Rows")) or {}
+    width, height = header.get("Columns", ""), header.get("Rows", "")
+    return (int(width), int(height)) if width.isdigit() and height.isdigit() else None
+
+
+def _sizes(dataset: Dataset) -> str:
     step = max(1, len(dataset) // _HEADERS_READ)
-    sizes: Counter[tuple[int, int]] = Counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for sample in dataset.samples[::step]:
-            try:
-                with Image.open(sample.path) as image:
-                    sizes[image.size] += 1
-            except Exception:  # noqa: S112 - a header that cannot be read is `rejected()`'s to explain
-                continue
+        sizes = Counter(size for sample in dataset.samples[::step] if (size := _size(sample.path)) is not None)
     if not sizes:
         return "unreadable"
     if len(sizes) == 1:
@@ -52,7 +62,8 @@ def _warnings(dataset: Dataset) -> list[str]:
     leaking = dataset.groups_in_two_splits()
     if leaking:
         found.append(f"{amount(len(leaking), 'group')} in more than one split: {listing(leaking, most=3)}")
-    if all(sample.group is None for sample in dataset.samples):
+    told = any("patients cannot be kept apart" in notice for notice in dataset.notices)
+    if not told and all(sample.group is None for sample in dataset.samples):
         found.append("no patient key: pass group= if a patient can have several images")
     if not dataset.splits:
         found.append("no splits: call .split(), or training divides by group")

@@ -170,13 +170,12 @@ def check(config: TrainConfig) -> None:
         )
     if config.weights == "imagenet" and network.application is None:
         raise ConfigError(
-            f"weights='imagenet': there are none of {network.name}, it trains from scratch. "
-            f"Set weights=None: TrainConfig(model={config.model!r}, weights=None)"
+            f"weights='imagenet': there are none of {network.name}, it trains from scratch. {_from_scratch(config)}"
         )
     if config.weights is not None and not network.has_backbone:
         raise ConfigError(
             f"weights={config.weights!r}: {network.name} has no part that could be taken over, it trains from scratch. "
-            f"Set weights=None: TrainConfig(model={config.model!r}, weights=None)"
+            f"{_from_scratch(config)}"
         )
     if config.fine_tune_epochs and config.weights is None:
         instead = ", or weights='imagenet'" if network.application is not None else ""
@@ -184,6 +183,10 @@ def check(config: TrainConfig) -> None:
             f"fine_tune_epochs={config.fine_tune_epochs}: with weights=None there is nothing to fine-tune, `epochs` "
             f"trains the whole network. Set fine_tune_epochs=0{instead}"
         )
+
+
+def _from_scratch(config: TrainConfig) -> str:
+    return f"Set weights=None: TrainConfig(model={config.model!r}, weights=None), or --weights none"
 
 
 def _check_value(config: TrainConfig, name: str, value: object, known: Option) -> None:

@@ -104,8 +104,14 @@ def _installed(top: str) -> bool:
 
 
 def _python_files(package: Path) -> Iterator[Path]:
+    """Yields the files of a package: none of a hidden folder, of an environment within, or of elsewhere by a link."""
+    inside = package.resolve()
+    environments = {found.parent for found in package.rglob("pyvenv.cfg")}
     for path in package.rglob("*.py"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(package).parts):
+        hidden = any(part.startswith(".") for part in path.relative_to(package).parts)
+        if path.is_file() and not hidden and environments.isdisjoint(path.parents):
+            if not path.resolve().is_relative_to(inside):
+                raise ConfigError(f"{path.relative_to(package.parent)} is a link to a file elsewhere. Copy it there")
             yield path
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
 
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from medimg.data.formats.effort import Bmp, Metered, Tiff, TooComplex, WebP, check_jpeg
-from medimg.data.pixels import MAX_PIXELS, Pixels, Stored, bands, grey_if_equal
+from medimg.data.formats.effort import Bmp, Metered, Tiff, WebP, check_jpeg
+from medimg.data.formats.rejection import check_size, rejection
+from medimg.data.formats.strictness import strict_decoders
+from medimg.data.pixels import Pixels, Stored, bands, grey_if_equal
 from medimg.errors import ImageRejected
 
-__all__ = ["check_size", "picture", "pixels_of", "rejection", "strict_decoders"]
+__all__ = ["picture", "pixels_of"]
 
 # Opened by class and not by Image.open, whose choice of plug-ins and limits belongs to the host program.
 _READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
@@ -45,11 +42,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # of EXIF and TIFF
-
-_lock = threading.Lock()
-_inside = 0
-_host_takes_truncated = False
-_silence = ("ignore", None, Warning, re.compile(r"(PIL|pydicom|pylibjpeg|libjpeg|openjpeg)\b"), 0)
 
 
 def picture(data: bytes, *, name: str) -> tuple[Pixels, Stored]:
@@ -104,63 +96,6 @@ def pixels_of(image: Image.Image, *, name: str) -> Pixels:
         raise
     except Exception as error:
         raise rejection(error, name) from error
-
-
-@contextmanager
-def strict_decoders() -> Iterator[None]:
-    """Keeps the warnings of Pillow and of DICOM's packages in and truncated files out while any thread is inside.
-
-    `warnings.catch_warnings` swaps the whole list of filters and is not safe over threads; this adds one entry that
-    concerns these modules only and takes it away when the last thread leaves. A host that has set
-    `LOAD_TRUNCATED_IMAGES` would otherwise get half a radiograph on grey, and a confident prediction of it.
-    """
-    global _inside, _host_takes_truncated
-    filters = cast("list[Any]", warnings.filters)
-    with _lock:
-        if _inside == 0:
-            _host_takes_truncated = ImageFile.LOAD_TRUNCATED_IMAGES
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
-        if _silence not in filters:
-            filters.insert(0, _silence)
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
-            filters = cast("list[Any]", warnings.filters)
-            if _inside == 0:
-                ImageFile.LOAD_TRUNCATED_IMAGES = _host_takes_truncated
-                if _silence in filters:
-                    filters.remove(_silence)
-
-
-def rejection(error: Exception, name: str, *, cut: bool = False) -> ImageRejected:
-    """Returns the rejection that says in our words what Pillow said in one of its many ways."""
-    words = str(error)
-    if isinstance(error, TooComplex):
-        return ImageRejected("too-complex", name, f"is built of too many pieces ({words}). Save it anew as PNG")
-    if isinstance(error, Image.DecompressionBombError | MemoryError):
-        return ImageRejected("too-large", name, f"is too large to decode ({words or 'out of memory'})")
-    if cut or re.search(r"truncated|not enough|EOF", words, re.IGNORECASE) or isinstance(error, EOFError):
-        return ImageRejected("truncated", name, "ends before its pixels do. Copy or download it again")
-    if isinstance(error, NotImplementedError) or re.search(
-        r"unsupported|not (yet )?supported|unknown (pixel mode|compression|raw mode)|cannot handle|not available",
-        words,
-        re.IGNORECASE,
-    ):
-        return ImageRejected("unsupported", name, f"is of a kind that cannot be read ({words}). Save it as 8-bit PNG")
-    return ImageRejected(
-        "corrupt", name, f"cannot be decoded ({type(error).__name__}: {words}). Copy or download it again"
-    )
-
-
-def check_size(width: int, height: int, name: str) -> None:
-    """Rejects a picture of more than `MAX_PIXELS`."""
-    if width * height > MAX_PIXELS:
-        raise ImageRejected(
-            "too-large", name, f"has {width} × {height} pixels, more than {MAX_PIXELS:,}. Make it smaller"
-        )
 
 
 def _reader(data: bytes, name: str) -> type[ImageFile.ImageFile]:

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Portable", "open_portable"]
+from medimg.data.formats.rejection import check_size, rejection
+from medimg.data.pixels import Pixels, Stored, grey_if_equal
 
-Pixels = npt.NDArray[np.uint8]
+__all__ = ["is_portable", "picture"]
 
+_SIGNATURE = re.compile(rb"P[1-6][\s#]")
 _GAP = rb"(?:\s++|#[^\r\n]*+)++"
 _NUMBER = re.compile(_GAP + rb"(\d{1,9})(?=[\s#])")
 _COMMENT = re.compile(rb"#[^\r\n]*+")
@@ -24,8 +26,35 @@ _NUMBERS = re.compile(rb"[\s\d]*+")
 _CHUNK = 2**20  # bytes of text, or values, that are turned into numbers at a time
 
 
+def is_portable(data: bytes) -> bool:
+    """Tells whether the first bytes of a file are those of a Netpbm picture."""
+    return _SIGNATURE.match(data) is not None
+
+
+def picture(data: bytes, *, name: str) -> tuple[Pixels, Stored]:
+    """Returns a file's pixels, and how it holds them.
+
+    Args:
+        data: The whole file.
+        name: What to call the image in an error.
+
+    Raises:
+        ImageRejected: With a code of `medimg.data.decode.REJECTIONS`.
+    """
+    try:
+        header = _header(data)
+        check_size(header.width, header.height, name)
+        pixels = header.pixels(data)
+    except (EOFError, ValueError, MemoryError) as error:
+        raise rejection(error, name) from error
+    bits = 1 if header.maximum == 1 else 16 if header.maximum > 255 else 8
+    if header.samples == 3:
+        return grey_if_equal(pixels), Stored("RGB", bits, orientation=1)
+    return pixels, Stored({1: "1", 8: "L", 16: "I;16"}[bits], bits, orientation=1)
+
+
 @dataclass(frozen=True, slots=True)
-class Portable:
+class _Header:
     """What the header of a Netpbm picture says.
 
     Attributes:
@@ -105,7 +134,7 @@ class Portable:
         return self._scaled(np.fromstring(text, np.int64, sep=" "))
 
 
-def open_portable(data: bytes) -> Portable:
+def _header(data: bytes) -> _Header:
     """Returns what the header says.
 
     Args:
@@ -126,4 +155,4 @@ def open_portable(data: bytes) -> Portable:
     width, height, maximum = (*numbers, 1)[:3]
     if not width or not height or not 0 < maximum < 65536:
         raise ValueError(f"{width} × {height} pixels, white at {maximum}")
-    return Portable(width, height, 3 if kind in (3, 6) else 1, maximum, kind, place + 1)
+    return _Header(width, height, 3 if kind in (3, 6) else 1, maximum, kind, place + 1)

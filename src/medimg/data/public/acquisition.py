@@ -6,7 +6,7 @@ import fcntl
 import json
 import math
 import os
-import shutil
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +17,7 @@ from medimg.archive import unpack
 from medimg.data.public import kaggle
 from medimg.data.public.catalogue import PublicSet, RemoteFile
 from medimg.download import download, md5_of, sha256_of
-from medimg.errors import ArchiveError, DatasetError
+from medimg.errors import ArchiveError, DatasetError, DownloadError
 from medimg.home import atomic_write, home, locked, storage_errors
 from medimg.progress import Event, Report, silent
 
@@ -38,13 +38,15 @@ class _Kept:
         url: Where it was.
         bytes: Its length.
         sha256: Its hash.
-        folder: What it was unpacked to; None: it lies there as it came.
+        folder: What it is unpacked to; None: it lies there as it came.
+        downloaded: Whether it came from that address; otherwise the user put it there, and it is not ours to remove.
     """
 
     url: str
     bytes: int
     sha256: str
     folder: str | None
+    downloaded: bool
 
 
 def acquire(chosen: PublicSet, dest: Path, *, accept_changed: bool = False, report: Report = silent) -> None:
@@ -52,11 +54,11 @@ def acquire(chosen: PublicSet, dest: Path, *, accept_changed: bool = False, repo
 
     What was downloaded before a cut or a kill is not downloaded again. Archives are unpacked, each to a folder of its
     name, and removed. A file without a published hash is compared with what it was at its first download on this
-    machine.
+    machine. A file of the set that the user put there is used in place of a download, and stays.
 
     Args:
         chosen: The set.
-        dest: The folder: new, empty, or of an earlier call.
+        dest: The folder: new, empty, of an earlier call, or with files of the set as they were published.
         accept_changed: Whether a file without a published hash may be another one than at the first download.
         report: Told of progress in megabytes, and once of the licence and what to cite.
 
@@ -72,60 +74,109 @@ def acquire(chosen: PublicSet, dest: Path, *, accept_changed: bool = False, repo
             f"{chosen.page}, download it there, and read it with Dataset.{chosen.reader}"
         )
     dest = dest.expanduser().absolute()
-    with storage_errors(dest, elsewhere=_ELSEWHERE):
-        dest.mkdir(parents=True, exist_ok=True)
-        with _held(dest):
-            kept = _read_record(chosen, dest)
-            missing = [file for file in chosen.files if not _is_there(kept.get(file.name), dest, file.name)]
-            if missing and not kept:
-                report(Event("log", message=f"{chosen.title}\nLicence: {chosen.licence}\nCite: {chosen.citation}"))
-            for name in kept:
-                _drop_archive(dest, name)  # of a call that was killed just before
-            for number, file in enumerate(missing, start=1):
-                note = f"{file.name} ({number} of {len(missing)})" if len(missing) > 1 else file.name
-                kept[file.name] = _bring(chosen, file, dest, accept_changed, report, note)
-                _write_record(chosen, dest, kept)
-                _drop_archive(dest, file.name)  # only now, so that a kill in between costs no download
+    with storage_errors(dest, elsewhere=_ELSEWHERE), _held(dest):
+        kept = _read_record(chosen, dest)
+        missing = [file for file in chosen.files if not _is_there(kept.get(file.name), dest, file.name)]
+        if missing and not kept:
+            report(Event("log", message=f"{chosen.title}\nLicence: {chosen.licence}\nCite: {chosen.citation}"))
+        for name, facts in kept.items():
+            if _is_unfinished(facts, dest, dest / name):
+                _finish(facts, dest / name)
+        found = {file.name: _found(chosen, file, dest, kept.get(file.name), accept_changed, report) for file in missing}
+        for number, file in enumerate(missing, start=1):
+            note = f"{file.name} ({number} of {len(missing)})" if len(missing) > 1 else file.name
+            facts = found[file.name] or _fetch(chosen, file, dest / file.name, accept_changed, report, note)
+            kept[file.name] = facts
+            _write_record(chosen, dest, kept)  # before all else: what it does not name is the user's
+            if facts.folder is not None:
+                try:
+                    unpack(dest / file.name, dest / facts.folder, report=report)
+                except ArchiveError as error:
+                    del kept[file.name]
+                    _write_record(chosen, dest, kept)
+                    if not facts.downloaded:
+                        raise ArchiveError(f"{error}. Move it away and call again to download it") from error
+                    (dest / file.name).unlink()
+                    raise ArchiveError(f"{error}. It was removed: call again to download it anew") from error
+            _finish(facts, dest / file.name)
 
 
-def _bring(chosen: PublicSet, file: RemoteFile, dest: Path, accept_changed: bool, report: Report, note: str) -> _Kept:
-    """Downloads a file and unpacks it, as far as a call that was killed has not."""
+def _found(
+    chosen: PublicSet, file: RemoteFile, dest: Path, before: _Kept | None, accept_changed: bool, report: Report
+) -> _Kept | None:
+    """Returns what lies where a file goes, None for nothing; whatever is not the file is an error, and not touched."""
     path, folder = dest / file.name, _folder(file.name)
-    if path.exists():
-        try:
-            _check(chosen, file, path, accept_changed, hashed=True)
-        except DatasetError:
-            path.unlink()
-    if not path.exists():
-        _fetch(chosen, file, path, accept_changed, report, note)
-    sha256, length = sha256_of(path), path.stat().st_size
-    if folder is not None and not (dest / folder).is_dir():
-        try:
-            unpack(path, dest / folder, report=report)
-        except ArchiveError as error:
-            path.unlink()
-            raise ArchiveError(f"{error}. It was removed: call again to download it anew") from error
-    _pin(file.url, sha256)
-    return _Kept(file.url, length, sha256, folder)
+    if folder is not None and os.path.lexists(dest / folder):
+        raise DatasetError(f"{dest / folder} was not made by medimg. Move it away, and call again to unpack {path}")
+    if not os.path.lexists(path):
+        return None
+    try:
+        if not path.is_file():
+            raise DatasetError("it is no file")
+        if file.bytes is not None and (length := path.stat().st_size) != file.bytes:
+            raise DatasetError(f"it has {length:,} bytes instead of {file.bytes:,}")
+        sha256 = sha256_of(path)
+        if before is not None and before.downloaded and before.sha256 != sha256:
+            raise DatasetError("it was changed after its download")
+        _check(chosen, file, path, accept_changed, hashed=True)
+    except DatasetError as error:
+        raise DatasetError(
+            f"{path} is not known to be the published file: {error}. Move it away, and call again to download it"
+        ) from error
+    ours = before is not None and before.downloaded
+    if not ours:
+        unsure = "" if file.md5 or file.sha256 else ", unchecked, as nobody publishes its hash"
+        report(Event("log", message=f"{path} was there: it is used as it is{unsure}, and stays"))
+    return _Kept(file.url, path.stat().st_size, sha256, folder, ours)
 
 
-def _fetch(chosen: PublicSet, file: RemoteFile, path: Path, accept_changed: bool, report: Report, note: str) -> None:
-    if chosen.kaggle is not None:
-        half = path.parent / ".kaggle" / path.name  # Kaggle's package gives a half-finished file its name
-        half.parent.mkdir(exist_ok=True)
-        kaggle.fetch(chosen.kaggle, half, report)
+def _fetch(chosen: PublicSet, file: RemoteFile, path: Path, accept_changed: bool, report: Report, note: str) -> _Kept:
+    failed: DownloadError | None = None
+    by_hand = f"download {file.name} in a browser, at {file.url}"
+    try:
+        if chosen.kaggle is not None:
+            _fetch_from_kaggle(chosen, chosen.kaggle, file, path, accept_changed, report)
+        else:
+            by_hand = f"curl -L -o {file.name} {shlex.quote(file.url)}"
+            _fetch_from_host(chosen, file, path, accept_changed, report, note)
+    except DownloadError as error:
+        if chosen.kaggle is None and error.__cause__ is None:
+            raise  # the server was reached and sent something else, as it would again
+        failed = error
+    if failed is not None:  # raised here, so that nothing that Kaggle's package raised is its context
+        raise DownloadError(
+            f"{failed}\n"
+            f"On a machine with internet:  {by_hand}\n"
+            f"then put the file here:      {path}\n"
+            f"and call again. If it has moved, see {chosen.page}"
+        )
+    return _Kept(file.url, path.stat().st_size, sha256_of(path), _folder(file.name), downloaded=True)
+
+
+def _fetch_from_kaggle(
+    chosen: PublicSet, reference: str, file: RemoteFile, path: Path, accept_changed: bool, report: Report
+) -> None:
+    half = path.parent / ".kaggle" / path.name  # Kaggle's package gives a half-finished file its name
+    half.parent.mkdir(exist_ok=True)
+    try:
+        kaggle.fetch(reference, half, report)
         try:
             _check(chosen, file, half, accept_changed, hashed=True)
         except DatasetError:
             half.unlink()
             raise
         half.replace(path)
-        shutil.rmtree(half.parent, ignore_errors=True)
-        return
+    finally:
+        with suppress(OSError):
+            half.parent.rmdir()  # stays where it holds a beginning
 
+
+def _fetch_from_host(
+    chosen: PublicSet, file: RemoteFile, path: Path, accept_changed: bool, report: Report, note: str
+) -> None:
     def progress(done: int, total: int | None) -> None:
         megabytes, so_far = math.ceil((total or 0) / 1e6), math.ceil(done / 1e6)
-        message = note if total else f"{note}: {so_far:,} MB"
+        message = f"{note}, in MB" if total else f"{note}: {so_far:,} MB"
         report(Event("stage", "downloading", min(so_far, megabytes), megabytes, message))
 
     download(
@@ -134,6 +185,21 @@ def _fetch(chosen: PublicSet, file: RemoteFile, path: Path, accept_changed: bool
         verify=lambda part: _check(chosen, file, part, accept_changed, hashed=False),
         progress=progress, elsewhere=_ELSEWHERE,
     )  # fmt: skip
+
+
+def _is_unfinished(facts: _Kept, dest: Path, path: Path) -> bool:
+    """Tells whether a call was killed between unpacking what it had downloaded and removing it."""
+    if facts.folder is None or not facts.downloaded or not (dest / facts.folder).is_dir() or not path.is_file():
+        return False
+    return sha256_of(path) == facts.sha256
+
+
+def _finish(facts: _Kept, path: Path) -> None:
+    """Remembers the hash of what was downloaded and is whole, and removes the archive, which is unpacked."""
+    if facts.downloaded:
+        _pin(facts.url, facts.sha256)
+        if facts.folder is not None:
+            path.unlink(missing_ok=True)
 
 
 def _check(chosen: PublicSet, file: RemoteFile, path: Path, accept_changed: bool, *, hashed: bool) -> None:
@@ -193,7 +259,6 @@ def _read_record(chosen: PublicSet, dest: Path) -> dict[str, _Kept]:
     path = dest / _RECORD
     if not path.exists():
         ours = {file.name for file in chosen.files}
-        ours |= {folder for name in ours if (folder := _folder(name)) is not None and (dest / name).exists()}
         strange = sorted(entry.name for entry in dest.iterdir() if entry.name not in ours and entry.name[0] != ".")
         if strange:
             raise DatasetError(f"{dest} is not empty (it holds {strange[0]!r}). Give a folder that does not exist")
@@ -209,6 +274,9 @@ def _read_record(chosen: PublicSet, dest: Path) -> dict[str, _Kept]:
 
 
 def _write_record(chosen: PublicSet, dest: Path, kept: dict[str, _Kept]) -> None:
+    if not kept:
+        (dest / _RECORD).unlink(missing_ok=True)
+        return
     content = {
         "set": chosen.name,
         "licence": chosen.licence,
@@ -223,11 +291,6 @@ def _folder(name: str) -> str | None:
     return next((name.removesuffix(end) for end in _SUFFIXES if name.endswith(end)), None)
 
 
-def _drop_archive(dest: Path, name: str) -> None:
-    if (folder := _folder(name)) is not None and (dest / folder).is_dir():
-        (dest / name).unlink(missing_ok=True)
-
-
 def _is_there(kept: _Kept | None, dest: Path, name: str) -> bool:
     if kept is None:
         return False
@@ -239,11 +302,25 @@ def _is_there(kept: _Kept | None, dest: Path, name: str) -> bool:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Lets one process at a time bring a set to a folder, where the disk has locks."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    """Makes a folder and lets one process at a time work in it, where the disk has locks.
+
+    After an error nothing that was made here stays empty.
+    """
+    while True:
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
+                continue  # the holder before us removed it
+            yield
+            return
+        except BaseException:
+            for each in new:
+                with suppress(OSError):
+                    each.rmdir()
+            raise
+        finally:
+            os.close(descriptor)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medimg.data.dataset import Dataset
-from medimg.data.formats.dicom.header import is_keyword, read_header
+from medimg.data.formats.dicom.header import identifies, is_keyword, read_header
 from medimg.data.index import in_parallel
 from medimg.data.labels import amount, clean, listing
 from medimg.data.readers.folder import group_name, image_files, read_folder
+from medimg.data.readers.layouts import existing_folder
 from medimg.data.readers.table import Rows, dataframe_rows, read_csv_rows, read_table
 from medimg.errors import DatasetError, did_you_mean
 from medimg.progress import Event, Report
@@ -49,9 +50,7 @@ def read_dicom(
     report: Report,
 ) -> Dataset:
     """Reads a dataset from DICOM files: see `Dataset.from_dicom`."""
-    root = root.expanduser().absolute()
-    if not root.is_dir():
-        raise DatasetError(f"there is no folder {root}")
+    root = existing_folder(root, "from_dicom")
     named = (columns,) if isinstance(columns, str) else tuple(columns)
     rows = _rows(table)
     of_table = set(rows[0][1]) if rows else set()
@@ -62,8 +61,14 @@ def read_dicom(
         asked.append(group)
     for name in asked:
         if not is_keyword(name):
-            near = did_you_mean(name, {*of_table, *LOCAL})
+            near = did_you_mean(name, {*of_table, *LOCAL, "AccessionNumber", "PatientID"})
             raise DatasetError(f"{name!r} is neither a column of the table nor a DICOM element.{near}")
+    for name in named:
+        if name not in of_table and identifies(name):
+            raise DatasetError(
+                f"columns={name!r} tells who the patient is, and would go into the pack, the report and the model's "
+                f"card. Leave it out; group={name!r} keeps the images of one together, and a salted hash of it leaves"
+            )
     notices: list[str] = []
     headers = _headers(root, (*LOCAL, "PatientID", *asked), notices, report)
 
@@ -112,13 +117,24 @@ def _rows(table: str | Path | Any | None) -> Rows | None:
 
 
 def _headers(root: Path, keywords: Sequence[str], notices: list[str], report: Report) -> Headers:
-    """Returns the header fields of each DICOM image in the folder."""
+    """Returns the header fields of each DICOM image in the folder, and nothing for a file that cannot be opened."""
     files = list(image_files(root, accepts=Path.is_file))
     headers: dict[Path, Mapping[str, str]] = {}
+    closed: list[OSError] = []
+
+    def header_of(file: Path) -> Mapping[str, str] | OSError | None:
+        try:
+            return read_header(file, keywords)
+        except OSError as error:
+            return error
+
     report(Event("stage", "reading", 0, len(files)))
-    with closing(in_parallel(lambda file: read_header(file, keywords), files)) as found:
+    with closing(in_parallel(header_of, files)) as found:
         for number, (file, header) in enumerate(zip(files, found, strict=True), start=1):
-            if header is not None:
+            if isinstance(header, OSError):
+                closed.append(header)
+                headers[file] = dict.fromkeys(keywords, "")  # it may be an image: to decode it tells its name
+            elif header is not None:
                 headers[file] = header
             if number % _EVERY == 0 or number == len(files):
                 report(Event("stage", "reading", number, len(files)))
@@ -127,6 +143,9 @@ def _headers(root: Path, keywords: Sequence[str], notices: list[str], report: Re
         raise DatasetError(f"{root} holds {what}. For pictures in class folders use Dataset.from_folder")
     if len(headers) < len(files):
         notices.append(f"not read: {amount(len(files) - len(headers), 'file')} that are no DICOM images")
+    if closed:
+        reasons = sorted({error.strerror or type(error).__name__ for error in closed})
+        notices.append(f"cannot be opened: {amount(len(closed), 'file')} ({'; '.join(reasons)}). rejected() names them")
     return headers
 
 
@@ -232,7 +251,7 @@ def _grouped(
     if group is None:
         return dataset
     if callable(group):
-        found = {sample.path: group(headers[sample.path]) for sample in dataset.samples}
+        found = {sample.path: group(_Elements(headers[sample.path])) for sample in dataset.samples}
     else:
         found = {sample.path: headers[sample.path][group] for sample in dataset.samples}
     if group == "PatientID":
@@ -244,17 +263,50 @@ def _grouped(
     return replace(dataset, samples=samples)
 
 
+class _Elements(dict[str, str]):
+    """What a function for `group` is given."""
+
+    def __missing__(self, name: str) -> str:
+        way = f" For that element alone pass group={name!r}" if is_keyword(name) else did_you_mean(name, self)
+        raise DatasetError(f"group=: a function of a header is not given {name!r}, only {', '.join(self)}.{way}")
+
+
 def _by_study_where_unknown(found: dict[Path, str | None], headers: Headers, notices: list[str]) -> None:
-    """Puts the study in the place of a patient's id that is missing, or that every image has alike."""
+    """Puts in the place of a patient's id that is missing that of the study, else the study; or where all are alike."""
     ids = Counter(value for value in found.values() if value)
     studies = {headers[file]["StudyInstanceUID"] for file in found}
     if len(ids) == 1 and len(studies) > 1 and ids.total() == len(found):
         notices.append("all images have the same PatientID, as after anonymisation: grouped by study instead")
-        unknown = list(found)
-    else:
-        unknown = [file for file, value in found.items() if not value]
-        if unknown:
-            notices.append(f"no PatientID in {amount(len(unknown), 'image')}: grouped by study instead")
+        found.update((file, _study(headers[file])) for file in found)
+        return
+    patients: dict[str, set[str]] = defaultdict(set)  # by study; images that are not in the dataset count too
+    for header in headers.values():
+        if header["StudyInstanceUID"] and group_name(header["PatientID"]):
+            patients[header["StudyInstanceUID"]].add(clean(header["PatientID"]))
+    unknown = [file for file, value in found.items() if not value]
+    alone = [file for file in unknown if headers[file]["StudyInstanceUID"] not in patients]
+    torn = [file for file in unknown if len(patients.get(headers[file]["StudyInstanceUID"], ())) > 1]
+    if torn:
+        raise DatasetError(
+            f"{amount(len(torn), 'image')} without a PatientID, in studies where other images have two or more: "
+            f"{listing(file.name for file in torn)}. Write the right one into the headers, or pass "
+            "group='StudyInstanceUID'"
+        )
+    shared = sum(len(patients.get(study, ())) > 1 for study in studies)
+    if shared:
+        notices.append(
+            f"several PatientIDs in {shared:,} of {len(studies):,} studies: if an id was changed, that patient's "
+            "images are in two groups. Correct the headers, or name a column of the table that tells the patient"
+        )
+    if len(unknown) > len(alone):
+        count = amount(len(unknown) - len(alone), "image")
+        notices.append(f"no PatientID in {count}: taken from other images of the same study")
+    if alone:
+        notices.append(f"no PatientID in {amount(len(alone), 'image')}: grouped by study instead")
     for file in unknown:
-        study = headers[file]["StudyInstanceUID"]
-        found[file] = f"study {study}" if study else None
+        (patient,) = patients.get(headers[file]["StudyInstanceUID"], (_study(headers[file]),))
+        found[file] = patient
+
+
+def _study(header: Mapping[str, str]) -> str | None:
+    return f"study {header['StudyInstanceUID']}" if header["StudyInstanceUID"] else None

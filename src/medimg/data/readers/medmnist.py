@@ -5,7 +5,6 @@ Class names are those of MedMNIST's own table (version 3.0.2), which are not in 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -26,11 +25,11 @@ from medimg.data.dataset import Dataset
 from medimg.data.index import in_parallel
 from medimg.data.labels import amount, listing
 from medimg.data.readers.layouts import not_this_set
+from medimg.data.readers.numbered import in_order
 from medimg.data.readers.table import read_table
-from medimg.data.readers.unpacked import BLOCK, check_room, image_path, missing_blocks, unpack
+from medimg.data.readers.unpacked import Part, image_path, unpack
 from medimg.errors import DatasetError, MedimgError
-from medimg.home import home
-from medimg.progress import Event, Report, heartbeat
+from medimg.progress import Report, heartbeat
 
 __all__ = ["CLASSES", "read_medmnist"]
 
@@ -132,7 +131,7 @@ def read_medmnist(file: Path, *, positive: str | None, dest: Path | None, report
     notices = ["the file does not say whose images they are: patients cannot be kept apart or counted"]
     if name in _NOTICES:
         notices.append(_NOTICES[name])
-    return replace(dataset, notices=(*notices, *dataset.notices))
+    return replace(in_order(dataset), notices=(*notices, *dataset.notices))
 
 
 @contextmanager
@@ -236,23 +235,21 @@ def _unpacked(file: Path, arrays: Mapping[str, _Array], dest: Path | None, repor
     """Returns the folder with the images as files, which is named by their content."""
     # The archive's own checksums: to hash the 12 GB of the largest set again would take longer than all the rest.
     content = {split: [arrays[f"{split}_images"].shape, arrays[f"{split}_images"].checksum] for split in _SPLITS}
-    address = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    parent = home() / "cache" / "medmnist" if dest is None else dest.expanduser().absolute()
-    folder = parent / f"{file.stem}-{address}"
-    shapes = {split: arrays[f"{split}_images"].shape for split in _SPLITS}
-    todo = {split: missing_blocks(folder, split, shape[0]) for split, shape in shapes.items()}
-    count = sum(min(BLOCK, shapes[split][0] - start) for split, starts in todo.items() for start in starts)
-    if count:
-        size = check_room(parent, count, math.prod(shapes["train"][1:]) + 100)
-        report(
-            Event("log", message=f"unpacking {amount(count, 'image')} once, up to {size / 1e6:,.0f} MB, into {folder}")
-        )
-        with _reading(file), heartbeat("checking", report):
+
+    def part(split: str) -> Part:
+        shape = arrays[f"{split}_images"].shape
+        size = shape[0] * (math.prod(shape[1:]) + 100)  # what pictures that cannot be compressed take
+        return Part(split, shape[0], size, ".png", lambda: _pngs(file, split, shape))
+
+    def check() -> None:
+        with heartbeat("checking", report):
             _check_sums(file)  # before anything is written: what is kept is found again by these sums
-    for split in _SPLITS:
-        with _reading(file):
-            unpack(folder, split, shapes[split][0], lambda s=split: _pngs(file, s, shapes[s]), ".png", report)  # type: ignore[misc]
-    return folder
+
+    with _reading(file):
+        return unpack(
+            [part(split) for split in _SPLITS], "medmnist", f"{file.stem}-", json.dumps(content).encode(), dest=dest,
+            check=check, report=report,
+        )  # fmt: skip
 
 
 def _check_sums(file: Path) -> None:

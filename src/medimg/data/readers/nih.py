@@ -134,8 +134,16 @@ def _with_official_split(rows: Rows, folder: Path, notices: list[str]) -> tuple[
         name = _stem(row[_PATH])
         if name in test or others is None or name in others:
             found.append((number, {**row, _SPLIT: "test" if name in test else "train"}))
-    if not found:
-        raise DatasetError(f"none of the images in the table is named in {folder / _TEST_LIST} or {_OTHER_LIST}")
+    known = {_stem(row[_PATH]) for _, row in rows}
+    if not known & test:
+        raise DatasetError(
+            f"none of the {amount(len(rows), 'image')} in the table is named in {folder / _TEST_LIST}, which begins "
+            f"with {min(test)!r}. Put the list of these images there, or remove it and {_OTHER_LIST} to divide the "
+            "images yourself"
+        )
+    absent = len((test | (others or set())) - known)
+    if absent:
+        notices.append(f"the official lists name {amount(absent, 'image')} that the table has not")
     if len(found) < len(rows):
         notices.append(f"left out: {amount(len(rows) - len(found), 'row')} in neither of the official lists")
     return found, True
@@ -155,4 +163,4 @@ def _read_list(path: Path) -> set[str] | None:
 
 
 def _stem(name: str) -> str:
-    return PurePosixPath(clean(name)).stem
+    return PurePosixPath(clean(name).replace("\\", "/")).stem

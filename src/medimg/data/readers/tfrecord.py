@@ -12,18 +12,19 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from medimg.data.dataset import Dataset
-from medimg.data.labels import amount, clean, listing, split_name
+from medimg.data.labels import amount, class_name, clean, listing, split_name
 from medimg.data.readers.folder import entries
+from medimg.data.readers.numbered import in_order
 from medimg.data.readers.table import read_table
-from medimg.data.readers.unpacked import BLOCK, check_room, image_path, missing_blocks, unpack
+from medimg.data.readers.unpacked import Part, image_path, unpack
 from medimg.data.records.example import Feature, decode_example
-from medimg.data.records.export import COLUMN, GROUP, IMAGE, LABEL_NAMES, LABELS, NUMBER, POSITIVE, SPLIT, TEXT
+from medimg.data.records.features import COLUMN, GROUP, IMAGE, LABEL_NAMES, LABELS, NUMBER, POSITIVE, SPLIT, TEXT
 from medimg.data.records.framing import read_frames
 from medimg.errors import DatasetError, did_you_mean
-from medimg.home import home
 from medimg.progress import Event, Report
 
 __all__ = ["FeatureNames", "read_tfrecord"]
@@ -38,8 +39,9 @@ _SUFFIXES = {
 _FILES = re.compile(r"\.tfrec(ord)?s?(\.gz|-\d+-of-\d+)?$", re.IGNORECASE)
 _EVERY = 500  # records between two reports
 
-_FILE, _CLASS, _GROUP, _SPLIT = "file", "class of the image", "group of the image", "split of the image"
-_OWN = (_FILE, _GROUP, _SPLIT)
+# Columns beside the labels. No label is called so: its name has no blank at the end.
+_FILE, _GROUP, _SPLIT = "file ", "group ", "split "
+_CLASS = "class"  # instead of labels that have names
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,26 @@ class FeatureNames:
 
 
 @dataclass(frozen=True)
+class _Record:
+    """What a first reading told of a record.
+
+    Attributes:
+        row: As in a table: its file, group and split, and its labels.
+        columns: Those to keep.
+        numbers: What its class, or all labels, are numbered, if it says so.
+    """
+
+    row: Mapping[str, str]
+    columns: Mapping[str, str]
+    numbers: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class _File:
-    """What a first reading told of a file: its path, its images' number, bytes, kind and hash."""
+    """What a first reading told of a file: its path, its records, their images' bytes, kind and hash."""
 
     path: Path
-    count: int
+    records: Sequence[_Record]
     size: int
     suffix: str
     digest: str
@@ -83,19 +100,29 @@ def read_tfrecord(
     if first is None:
         raise DatasetError(f"there are no records in {listing(map(str, found))}")
     names = _chosen(names, first, found[0])
-    rows: list[dict[str, str]] = []
-    files = [_read_rows(path, f"{part:05d}", names, rows, report) for part, path in enumerate(found)]
-
-    answers = [column for column in rows[0] if column not in (*_OWN, *names.columns)]
-    grouped = any(row[_GROUP] for row in rows)
+    files: list[_File] = []
+    labels: set[str] = set()
+    for part, path in enumerate(found):
+        files.append(_read_records(path, f"{part:05d}", names, labels, report))
+    records = [record for file in files for record in file.records]
+    divided = any(record.row[_SPLIT] for record in records)
+    grouped = any(record.row[_GROUP] for record in records)
+    if divided:
+        _refuse_undivided(files)
     if positive is None and POSITIVE in first:
         positive = _text(first, POSITIVE, str(found[0]))
+    folder = _unpacked(files, names, dest, report)
     dataset = read_table(
-        list(enumerate(rows)), name=found[0].parent.name, images=_unpacked(files, names, dest, report), path=_FILE,
-        labels=_CLASS if answers == [_CLASS] else answers, group=_GROUP if grouped else None, separator=None,
-        split=_SPLIT if any(row[_SPLIT] for row in rows) else None, columns=names.columns, positive=positive,
-        missing="error", multilabel=names.labels == LABELS,
+        [(number, record.row) for number, record in enumerate(records)], name=found[0].parent.name, images=folder,
+        path=_FILE, labels=_CLASS if labels == {_CLASS} else sorted(labels), group=_GROUP if grouped else None,
+        separator=None, split=_SPLIT if divided else None, columns=(), positive=positive, missing="error",
+        multilabel=names.labels == LABELS,
     )  # fmt: skip
+    # Apart from the labels until here: a label may be a column as well, and either may have any name.
+    columns = {folder / record.row[_FILE]: record.columns for record in records}
+    samples = tuple(replace(sample, columns=columns[sample.path]) for sample in dataset.samples)
+    numbers = {label: number for record in records for label, number in record.numbers.items()}
+    dataset = in_order(replace(dataset, samples=samples, keep=names.columns), numbers)
     if grouped:
         return dataset
     notice = "the records do not say whose images they are: patients cannot be kept apart or counted"
@@ -160,6 +187,8 @@ def _chosen(names: FeatureNames, first: Mapping[str, Feature], path: Path) -> Fe
     image = choose(names.image, _IMAGES, "image")
     if isinstance(names.labels, tuple):
         labels: str | tuple[str, ...] = tuple(choose(label, (), "labels") for label in names.labels)
+        if len(set(map(clean, labels))) < len(labels):
+            raise DatasetError(f"labels= names a feature twice: {listing(labels)}")
     else:
         labels = choose(names.labels, _LABELS, "labels")
     return replace(
@@ -182,31 +211,48 @@ def _described(features: Mapping[str, Feature]) -> str:
     return ", ".join(f"{name!r} ({kind(features[name])})" for name in sorted(features)[:40])
 
 
-def _read_rows(path: Path, part: str, names: FeatureNames, rows: list[dict[str, str]], report: Report) -> _File:
-    """Adds a row an image of a file, as in a table, and returns what the file holds."""
-    count = size = 0
+def _read_records(path: Path, part: str, names: FeatureNames, labels: set[str], report: Report) -> _File:
+    """Returns what a file holds; `labels` are those of the first record of all, which the others must have too."""
+    records: list[_Record] = []
+    size = 0
     suffix = ""
     digest = hashlib.sha256()
     for where, features in _examples(path):
         image = _image(features, names, where)
         suffix = suffix or _suffix(image, names, where)
-        row = {
-            _FILE: image_path(part, count, suffix),
-            _GROUP: _text(features, names.group, where),
-            _SPLIT: _text(features, names.split, where) or _split_of(path),
-        }
-        for column in names.columns:
-            row[column] = _text(features, f"{COLUMN}{column}" if f"{COLUMN}{column}" in features else column, where)
-        row |= _answers(features, names, where)
-        if rows and row.keys() != rows[0].keys():
+        answers = _answers(features, names, where)
+        labels.update(answers if not labels else ())
+        if answers.keys() != labels:
             raise DatasetError(f"{where}: its labels are {_described(features)}, and those of the first record others")
-        rows.append(row)
-        count += 1
+        split = _text(features, names.split, where)
+        if split and split_name(split) is None:
+            raise DatasetError(f"{where}: the split {split!r} is not train, val or test. Name another feature: split=…")
+        own = {
+            _FILE: image_path(part, len(records), suffix),
+            _GROUP: _text(features, names.group, where),
+            _SPLIT: split or _split_of(path),
+        }
+        columns = {
+            column: _text(features, f"{COLUMN}{column}" if f"{COLUMN}{column}" in features else column, where)
+            for column in names.columns
+        }
+        records.append(_Record(own | answers, columns, _numbers(features, names, answers)))
         size += len(image)
         digest.update(hashlib.sha256(image).digest())
-        if count % _EVERY == 0:
-            report(Event("stage", "reading", len(rows), message=path.name))
-    return _File(path, count, size, suffix, digest.hexdigest())
+        if len(records) % _EVERY == 0:
+            report(Event("stage", "reading", len(records), message=path.name))
+    return _File(path, records, size, suffix, digest.hexdigest())
+
+
+def _refuse_undivided(files: Sequence[_File]) -> None:
+    """Refuses records without a split beside others with one."""
+    for file in files:
+        without = [number for number, record in enumerate(file.records, start=1) if not record.row[_SPLIT]]
+        if without:
+            raise DatasetError(
+                f"{file.path}, record {without[0]}: no split, and other records have one. Name the feature that holds "
+                "it (split=…), or begin the file's name with train, val or test"
+            )
 
 
 def _image(features: Mapping[str, Feature], names: FeatureNames, where: str) -> bytes:
@@ -245,7 +291,7 @@ def _as_text(value: bytes | float, name: str, where: str) -> str:
 def _answers(features: Mapping[str, Feature], names: FeatureNames, where: str) -> dict[str, str]:
     """Returns a record's labels as the columns of a table: the class, or a 1, a 0 or nothing for each label."""
     if isinstance(names.labels, tuple):
-        return {label: _text(features, label, where) for label in names.labels}
+        return {clean(label): _text(features, label, where) for label in names.labels}
     feature = str(names.labels)
     values = features.get(feature, ())
     if feature != LABELS and len(values) <= 1:
@@ -257,13 +303,24 @@ def _answers(features: Mapping[str, Feature], names: FeatureNames, where: str) -
         raise DatasetError(f"{where}: {feature!r} is no list of 1 and 0. Its features: {_described(features)}")
     known = features.get(LABEL_NAMES, ()) if feature == LABELS else ()
     labels = (
-        [_as_text(name, LABEL_NAMES, where) for name in known]
-        or list(names.classes)
+        [clean(_as_text(name, LABEL_NAMES, where)) for name in known]
+        or [clean(name) for name in names.classes]
         or [str(number) for number in range(len(values))]
     )
-    if len(set(labels)) != len(values):
-        raise DatasetError(f"{where}: {feature!r} has {len(values):,} values for {amount(len(labels), 'label')}")
-    return {clean(label): _as_text(value, feature, where) for label, value in zip(labels, values, strict=True)}
+    if len(labels) != len(values) or len(set(labels)) < len(labels):
+        what = amount(len(set(labels)), "label")
+        raise DatasetError(f"{where}: {feature!r} has {len(values):,} values for {what}")
+    return {label: _as_text(value, feature, where) for label, value in zip(labels, values, strict=True)}
+
+
+def _numbers(features: Mapping[str, Feature], names: FeatureNames, answers: Mapping[str, str]) -> dict[str, int]:
+    """Returns the numbers of the labels in the dataset that a record of ours was written from."""
+    if names.labels == LABELS:
+        return {class_name(label): place for place, label in enumerate(answers)}
+    number = features.get(NUMBER, ())
+    if names.labels != TEXT or len(number) != 1 or not isinstance(number[0], int):
+        return {}
+    return {class_name(answers[_CLASS]): number[0]}
 
 
 def _called(number: str, classes: Sequence[str], where: str) -> str:
@@ -280,23 +337,14 @@ def _called(number: str, classes: Sequence[str], where: str) -> str:
 
 def _unpacked(files: Sequence[_File], names: FeatureNames, dest: Path | None, report: Report) -> Path:
     """Returns the folder with the images as files, which is named by their content."""
-    address = hashlib.sha256("".join(f"{file.digest}{file.suffix}" for file in files).encode()).hexdigest()[:16]
-    parent = home() / "cache" / "tfrecord" if dest is None else dest.expanduser().absolute()
-    folder = parent / address
-    todo = [(file, start) for part, file in enumerate(files)
-            for start in missing_blocks(folder, f"{part:05d}", file.count)]  # fmt: skip
-    if todo:
-        count = sum(min(BLOCK, file.count - start) for file, start in todo)
-        mean = sum(file.size for file in files) // sum(file.count for file in files)
-        size = check_room(parent, count, mean)
-        report(
-            Event("log", message=f"unpacking {amount(count, 'image')} once, about {size / 1e6:,.0f} MB, into {folder}")
-        )
-    for part, file in enumerate(files):
 
-        def images(path: Path = file.path) -> Generator[bytes]:
-            for where, features in _examples(path):
-                yield _image(features, names, where)
+    def images(path: Path) -> Generator[bytes]:
+        for where, features in _examples(path):
+            yield _image(features, names, where)
 
-        unpack(folder, f"{part:05d}", file.count, images, file.suffix, report)
-    return folder
+    content = "".join(f"{file.digest}{file.suffix}" for file in files).encode()
+    parts = [
+        Part(f"{number:05d}", len(file.records), file.size, file.suffix, partial(images, file.path))
+        for number, file in enumerate(files)
+    ]
+    return unpack(parts, "tfrecord", "", content, dest=dest, check=None, report=report)

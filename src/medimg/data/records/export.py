@@ -11,6 +11,18 @@ from medimg.data.encode import encode
 from medimg.data.index import in_parallel
 from medimg.data.labels import amount
 from medimg.data.records.example import Feature, encode_example
+from medimg.data.records.features import (
+    COLUMN,
+    GROUP,
+    ID,
+    IMAGE,
+    LABEL_NAMES,
+    LABELS,
+    NUMBER,
+    POSITIVE,
+    SPLIT,
+    TEXT,
+)  # fmt: skip
 from medimg.data.records.framing import frame
 from medimg.errors import ConfigError, DatasetError, ImageRejected
 from medimg.home import atomic_folder, salt, salted
@@ -19,14 +31,7 @@ from medimg.progress import Event, Report
 if TYPE_CHECKING:
     from medimg.data.dataset import Dataset, Sample
 
-__all__ = [
-    "COLUMN", "GROUP", "ID", "IMAGE", "LABELS", "LABEL_NAMES", "NUMBER", "POSITIVE", "SPLIT", "TEXT", "write_records",
-]  # fmt: skip
-
-IMAGE, ID, GROUP, SPLIT = "image/encoded", "image/id", "image/group", "image/split"
-TEXT, NUMBER, POSITIVE = "image/class/text", "image/class/label", "image/class/positive"
-LABELS, LABEL_NAMES = "image/labels/value", "image/labels/text"
-COLUMN = "image/column/"
+__all__ = ["write_records"]
 
 
 def write_records(dataset: Dataset, dest: Path, *, shards: int, report: Report) -> tuple[Path, ...]:

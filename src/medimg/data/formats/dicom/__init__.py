@@ -1,6 +1,7 @@
 """DICOM: from the bytes of a file to the pixels that a network sees, and to the few header fields that a reader asks.
 
-Needs pydicom and its decoders (`pip install 'medimg[dicom]'`); `medimg.data.decode` loads it where bytes are DICOM.
+Needs pydicom and its decoders (`pip install 'medimg[dicom]'`), which `picture` loads; to tell DICOM from other bytes
+needs neither.
 
 What is done, in the standard's order (PS3.4 N.2): stored values → modality LUT, or rescale slope and intercept → VOI
 LUT, else window → inversion → 8 bits.
@@ -17,3 +18,45 @@ LUT, else window → inversion → 8 bits.
 
 No value of a header is in any rejection, and nothing that pydicom says of one gets out: patients' names are there.
 """
+
+from __future__ import annotations
+
+import re
+
+from medimg.data.formats.strictness import strict_decoders
+from medimg.data.pixels import Pixels, Stored
+from medimg.errors import ImageRejected
+
+__all__ = ["is_dicom", "picture"]
+
+# With the prefix; or without, as older archives have them: then group 8 comes first, or the group of the prefix itself.
+_SIGNATURE = re.compile(
+    rb".{128}DICM|\x02\0[\0-\x16]\0[A-Z]{2}|\x08\0[\0-\x22]\0([A-Z]{2}|..\0\0)|\0\x08\0[\0-\x22][A-Z]{2}", re.DOTALL
+)
+
+
+def is_dicom(data: bytes) -> bool:
+    """Tells whether the first bytes of a file look like DICOM, with its prefix or without."""
+    return _SIGNATURE.match(data) is not None
+
+
+def picture(data: bytes, *, name: str) -> tuple[Pixels, Stored]:
+    """Returns a file's pixels, and how it holds them.
+
+    Args:
+        data: The whole file.
+        name: What to call the image in an error.
+
+    Raises:
+        ImageRejected: With a code of `medimg.data.decode.REJECTIONS`; no value of the header is in its message.
+    """
+    with strict_decoders():
+        try:
+            from medimg.data.formats.dicom import display
+        except ImportError:
+            raise ImageRejected(
+                "unsupported",
+                name,
+                "is a DICOM file, which needs more packages. Run: pip install 'medimg[dicom]'. Or save it as PNG",
+            ) from None
+        return display.picture(data, name=name)

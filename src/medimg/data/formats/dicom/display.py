@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.multival import MultiValue
 
 from medimg.data.formats.dicom.file import Unreadable, quiet
 from medimg.data.formats.dicom.pixels import Values, frames_of, open_picture, stored_values
 from medimg.data.formats.effort import TooComplex
-from medimg.data.pixels import Pixels
+from medimg.data.pixels import Pixels, Stored, bands, grey_if_equal
 from medimg.errors import ImageRejected
 
-__all__ = ["Shown", "picture"]
+__all__ = ["picture"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,34 +26,21 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _LEVELS = 65_536
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A DICOM picture in 8 bits, and how the file held it.
-
-    Attributes:
-        pixels: uint8, (rows, columns) or (rows, columns, 3).
-        photometric: "MONOCHROME1", "RGB" and so on.
-        bits: Of one sample as stored.
-    """
-
-    pixels: Pixels
-    photometric: str
-    bits: int
-
-
-def picture(data: bytes, *, name: str) -> Shown:
-    """Returns the picture of a DICOM file.
+def picture(data: bytes, *, name: str) -> tuple[Pixels, Stored]:
+    """Returns a file's pixels, and how it holds them.
 
     Args:
         data: The whole file.
-        name: What to call it in an error.
+        name: What to call the image in an error.
 
     Raises:
         ImageRejected: With a code of `medimg.data.decode.REJECTIONS`; no value of the header is in its message.
     """
     try:
         with quiet(), np.errstate(all="ignore"):
-            return _shown(data)
+            header = open_picture(data)
+            stored = Stored(str(header.PhotometricInterpretation), int(header.BitsStored), orientation=1)
+            return _shown(header, stored), stored
     except Unreadable as error:
         raise ImageRejected(error.code, name, error.message) from None
     except TooComplex as error:
@@ -65,9 +52,8 @@ def picture(data: bytes, *, name: str) -> Shown:
         raise ImageRejected("corrupt", name, "is DICOM that cannot be decoded. Copy or export it again") from None
 
 
-def _shown(data: bytes) -> Shown:
-    header = open_picture(data)
-    photometric, bits = str(header.PhotometricInterpretation), int(header.BitsStored)
+def _shown(header: FileDataset, kind: Stored) -> Pixels:
+    photometric, bits = kind.mode, kind.bits
     if photometric not in (*_GREY, *_COLOUR, "PALETTE COLOR"):
         raise Unreadable("unsupported", "has colours of a kind that is not read here. Export it as RGB")
     if (photometric in _COLOUR) != (int(header.SamplesPerPixel) == 3):
@@ -78,26 +64,20 @@ def _shown(data: bytes) -> Shown:
         raise Unreadable("corrupt", "has a header whose depth in bits means nothing. Export it again")
     stored = stored_values(header)
     if photometric in _COLOUR:
-        return Shown(_narrow(stored, bits), photometric, bits)
+        return grey_if_equal(_narrow(stored, bits))
     low, high = int(stored.min()), int(stored.max())
     levels = _levels(low, high)
     if photometric == "PALETTE COLOR":
         shades = _palette(levels, header)
     else:
         present = np.zeros(levels.size, bool)
-        for band in _bands(stored):
+        for band in bands(stored):
             present[_places(stored[band], low, high)] = True
         shades = _shades(levels, present, header, bits)
     pixels = np.empty((*stored.shape, *shades.shape[1:]), np.uint8)
-    for band in _bands(stored):
+    for band in bands(stored):
         pixels[band] = shades[_places(stored[band], low, high)]
-    return Shown(pixels, photometric, bits)
-
-
-def _bands(stored: Values) -> Iterator[slice]:
-    """Yields bands of rows of about a million pixels, so that temporaries stay small beside the picture."""
-    rows = max(1, 2**20 // stored.shape[1])
-    yield from (slice(top, top + rows) for top in range(0, stored.shape[0], rows))
+    return grey_if_equal(pixels) if pixels.ndim == 3 else pixels
 
 
 def _levels(low: int, high: int) -> Floats:
@@ -114,7 +94,7 @@ def _places(stored: Values, low: int, high: int) -> npt.NDArray[np.int64]:
 def _shades(levels: Floats, present: npt.NDArray[np.bool_], header: FileDataset, bits: int) -> Pixels:
     """Returns the shade of grey of each level: uint8."""
     values, changed = _modality(levels, header)
-    voi = _first_lut(header, "VOILUTSequence")
+    voi = _voi_lut(header)
     window = _window(header)
     if voi is not None:
         shown = _scaled(voi.of(values), voi.entries)
@@ -132,11 +112,18 @@ def _shades(levels: Floats, present: npt.NDArray[np.bool_], header: FileDataset,
 
 def _padding(levels: Floats, header: FileDataset) -> npt.NDArray[np.bool_]:
     """Returns which levels are padding: one value, or a range of them (PS3.3 C.7.5.1.1.2)."""
-    value = header.get("PixelPaddingValue")
+    value, limit = _number(header, "PixelPaddingValue"), _number(header, "PixelPaddingRangeLimit")
     if value is None:
         return np.zeros(levels.size, bool)
-    ends = (float(value), float(header.get("PixelPaddingRangeLimit", value)))
+    ends = (value, value if limit is None else limit)
     return (levels >= min(ends)) & (levels <= max(ends))
+
+
+def _number(header: FileDataset, name: str) -> float | None:
+    """Returns an element's first value, or None where there is no such element or it is empty."""
+    value = header.get(name)
+    first = value[0] if isinstance(value, MultiValue) and value else value
+    return None if first is None or str(first).strip() == "" else float(first)
 
 
 def _scaled(values: Floats, ends: Floats) -> Floats:
@@ -149,9 +136,9 @@ def _modality(levels: Floats, header: FileDataset) -> tuple[Floats, bool]:
     """Returns stored values in the modality's units, and whether that changed them (PS3.3 C.11.1)."""
     lut = _first_lut(header, "ModalityLUTSequence")
     if lut is not None:
-        return lut.of(levels), True
-    slope, intercept = (float(header.get(name) or 0) for name in ("RescaleSlope", "RescaleIntercept"))
-    if "RescaleSlope" not in header or "RescaleIntercept" not in header:
+        return _lut(lut.LUTDescriptor, lut.LUTData, header, signed=header.PixelRepresentation == 1).of(levels), True
+    slope, intercept = _number(header, "RescaleSlope"), _number(header, "RescaleIntercept")
+    if slope is None or intercept is None:
         return levels, False
     if slope == 0 or not math.isfinite(slope) or not math.isfinite(intercept):
         raise Unreadable("corrupt", "has a rescale slope or intercept that means nothing. Export it again")
@@ -169,19 +156,39 @@ class _Lut:
         return self.entries[np.clip(np.round(values) - self.first, 0, self.entries.size - 1).astype(np.int64)]
 
 
-def _first_lut(header: FileDataset, sequence: str) -> _Lut | None:
-    """Returns the first table of a sequence (PS3.3 C.11.1.1 and C.11.2.1.1), or None."""
-    items = header.get(sequence)
-    if not items or "LUTData" not in items[0] or "LUTDescriptor" not in items[0]:
+def _voi_lut(header: FileDataset) -> _Lut | None:
+    """Returns the first VOI LUT, or None.
+
+    Its first value has the sign of its value representation; where the file does not say one, it is signed if the
+    modality's lowest possible value is (PS3.3 C.11.2.1.1).
+    """
+    lut = _first_lut(header, "VOILUTSequence")
+    if lut is None:
         return None
-    return _lut(items[0].LUTDescriptor, items[0].LUTData, header)
+    signed = lut["LUTDescriptor"].VR == "SS"
+    if lut.original_encoding[0]:
+        bits = int(header.BitsStored)
+        lowest = -(2 ** (bits - 1)) if header.PixelRepresentation == 1 else 0
+        values, _ = _modality(np.array([lowest, lowest + 2**bits - 1], np.float64), header)
+        signed = bool(values.min() < 0)
+    return _lut(lut.LUTDescriptor, lut.LUTData, header, signed=signed)
 
 
-def _lut(descriptor: Any, data: Any, header: Dataset) -> _Lut:
+def _first_lut(header: FileDataset, sequence: str) -> Dataset | None:
+    """Returns the first table of a sequence, or None where there is none or it is empty."""
+    items = header.get(sequence)
+    if not items or not items[0].get("LUTDescriptor") or items[0].get("LUTData") in (None, b""):
+        return None
+    table: Dataset = items[0]
+    return table
+
+
+def _lut(descriptor: Any, data: Any, header: Dataset, *, signed: bool) -> _Lut:
+    """Returns a table; of modality LUTs and palettes the first value has the sign of the pixels (PS3.3 C.11.1.1.1)."""
     count, first, bits = (int(value) for value in descriptor)
     count, first = count & 0xFFFF or 65_536, first & 0xFFFF
-    if int(header.PixelRepresentation) == 1 and first > 32_767:
-        first -= 65_536  # the descriptor's second value has the sign of the pixels
+    if signed and first > 32_767:
+        first -= 65_536
     if isinstance(data, bytes):
         little = header.original_encoding[1]
         kind = "u1" if bits <= 8 and len(data) < 2 * count else "<u2" if little else ">u2"
@@ -213,9 +220,9 @@ class _Window:
 
 def _window(header: FileDataset) -> _Window | None:
     """Returns the first window, or None where there is none or it has no width."""
-    if header.get("WindowCenter") is None or header.get("WindowWidth") is None:
+    centre, width = _number(header, "WindowCenter"), _number(header, "WindowWidth")
+    if centre is None or width is None:
         return None
-    centre, width = (float(np.ravel(header[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
     function = str(header.get("VOILUTFunction") or "LINEAR").upper()
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or not math.isfinite(centre) or not math.isfinite(width):
         raise Unreadable("corrupt", "has a window that means nothing. Export it again")
@@ -230,7 +237,7 @@ def _palette(levels: Floats, header: FileDataset) -> Pixels:
         if data is None:
             raise Unreadable("unsupported", "has no palette, or a segmented one. Export it as RGB")
         descriptor = header[f"{colour}PaletteColorLookupTableDescriptor"].value
-        entries = _lut(descriptor, data, header)
+        entries = _lut(descriptor, data, header, signed=header.PixelRepresentation == 1)
         tables.append(entries.of(levels) / (257 if int(descriptor[2]) > 8 else 1))
     return np.round(np.stack(tables, axis=1)).clip(0, 255).astype(np.uint8)
 
@@ -243,6 +250,6 @@ def _narrow(stored: Values, bits: int) -> Pixels:
         return stored
     white = 2**bits - 1
     pixels = np.empty(stored.shape, np.uint8)
-    for band in _bands(stored):
+    for band in bands(stored):
         pixels[band] = (np.minimum(stored[band], white).astype(np.uint64) * 255 + white // 2) // white
     return pixels

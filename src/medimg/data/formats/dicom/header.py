@@ -7,21 +7,33 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.multival import MultiValue
 
-from medimg.data.decode import is_dicom
+from medimg.data.formats.dicom import is_dicom
 from medimg.data.formats.dicom.file import parse, quiet
-from medimg.data.formats.pillow import strict_decoders
+from medimg.data.formats.strictness import strict_decoders
 
-__all__ = ["is_keyword", "read_header"]
+__all__ = ["identifies", "is_keyword", "read_header"]
 
+_TELLING = frozenset({"DA", "DT", "PN", "TM", "UI"})  # value representations of dates, names and unique ids
+_IDS = frozenset(
+    {
+        "AccessionNumber", "OtherPatientIDs", "PatientAddress", "PatientComments", "PatientID",
+        "PatientTelephoneNumbers", "StudyID",
+    }
+)  # fmt: skip
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
 def is_keyword(name: str) -> bool:
     """Tells whether a word is the name of a DICOM element, such as "BodyPartExamined"."""
     return tag_for_keyword(name) is not None
+
+
+def identifies(name: str) -> bool:
+    """Tells whether an element says who the patient is, or when they came: names, dates, unique and other ids."""
+    return dictionary_VR(name) in _TELLING or name in _IDS
 
 
 def read_header(path: Path, keywords: Iterable[str]) -> Mapping[str, str] | None:
@@ -33,6 +45,9 @@ def read_header(path: Path, keywords: Iterable[str]) -> Mapping[str, str] | None
 
     Returns:
         The texts by keyword; all of them "" where the header is damaged; None where the file is no DICOM image.
+
+    Raises:
+        OSError: The file cannot be opened or read.
     """
     names = tuple(keywords)
     try:
@@ -43,6 +58,8 @@ def read_header(path: Path, keywords: Iterable[str]) -> Mapping[str, str] | None
             with strict_decoders(), quiet():
                 header = parse(stream, (*names, "Rows"), pixels=False)
                 return {name: _text(name, header.get(name)) for name in names} if "Rows" in header else None
+    except OSError:
+        raise
     except Exception:  # pydicom's errors are many; decoding the image tells what is wrong with it
         return dict.fromkeys(names, "")
 
