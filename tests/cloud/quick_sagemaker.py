@@ -27,6 +27,16 @@ def make_roles(aws: Emulator) -> None:
         aws.role(role, f"{service}.amazonaws.com")
 
 
+def remove_roles(aws: Emulator) -> None:
+    """Removes them, whoever made them: other tests in the same process leave theirs."""
+    iam = aws.client("iam")
+    for role in iam.list_roles()["Roles"]:
+        if role["RoleName"] in (EXECUTION_ROLE, LAMBDA_ROLE, SCHEDULER_ROLE):
+            for name in iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"]:
+                iam.delete_role_policy(RoleName=role["RoleName"], PolicyName=name)
+            iam.delete_role(RoleName=role["RoleName"])
+
+
 def backend(**options: Any) -> SageMakerBackend:
     """Returns the backend; what is laid beside its code in an image is built for the Python that runs the tests."""
     return SageMakerBackend(**{"create_bucket": True, "serving_python": PYTHON, "lambda_python": PYTHON, **options})

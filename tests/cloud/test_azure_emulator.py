@@ -119,7 +119,7 @@ def test_the_sdk_finds_the_workspace_with_its_storage(cloud: AzureEmulator, clie
 def test_a_workspace_that_is_not_there_is_missing(cloud: AzureEmulator, client: MLClient) -> None:
     """In Azure's words."""
     with pytest.raises(ResourceNotFoundError) as error:
-        client.workspaces.get("another")
+        client.workspaces.get("nowhere")
     assert error.value.error is not None
     assert error.value.error.code == "ResourceNotFound"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import quick_sagemaker
 from botocore.stub import Stubber
 from typer.testing import CliRunner
 
@@ -43,11 +44,7 @@ def _sweep(aws: Emulator) -> None:
     for region in (_HOME, _SECOND):
         aws.client("cloudformation", region).delete_stack(StackName="medimg")
     iam, s3 = aws.client("iam"), aws.client("s3")
-    for role in iam.list_roles()["Roles"]:
-        if role["RoleName"] in _ROLES:
-            for name in iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"]:
-                iam.delete_role_policy(RoleName=role["RoleName"], PolicyName=name)
-            iam.delete_role(RoleName=role["RoleName"])
+    quick_sagemaker.remove_roles(aws)
     for policy in iam.list_policies(Scope="Local")["Policies"]:
         if policy["PolicyName"] in _POLICIES:
             iam.delete_policy(PolicyArn=policy["Arn"])

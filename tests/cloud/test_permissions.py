@@ -503,6 +503,7 @@ def _action(call: Mapping[str, Any]) -> str:
 def in_force(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setup]:
     """An account after bootstrap, where policies are asked, and the credentials of a user who has the two."""
     aws.apply(monkeypatch, _REGION)
+    quick_sagemaker.remove_roles(aws)
     made = bootstrap(Account(region=_REGION))
     iam = aws.client("iam")
     iam.create_user(UserName="researcher")

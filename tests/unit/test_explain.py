@@ -20,7 +20,7 @@ from medimg.data.synthetic import phantom
 from medimg.errors import ConfigError, ImageRejected
 from medimg.evaluation.explain import Map, grad_cam, overlay
 
-SIZES = {"inception_v3": 128}  # below, its last maps are a single cell
+SIZES = {"inception_v3": 128, "xception": 128}  # below, their last maps are a cell or three
 
 
 def images(count: int, size: int, channels: int = 1) -> np.ndarray:
