@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from medimg.backends.azureml.backend import AzureMLBackend as AzureMLBackend
     from medimg.backends.base import Backend
     from medimg.backends.compare import CostComparison, compare_costs
-    from medimg.backends.handles import Endpoint, Job, ModelVersion
+    from medimg.backends.endpoint import Endpoint
+    from medimg.backends.job import Job
     from medimg.backends.local import LocalBackend
+    from medimg.backends.model_version import ModelVersion
     from medimg.backends.sagemaker.backend import SageMakerBackend as SageMakerBackend
     from medimg.config import Augment, Resources, ServeConfig, TrainConfig
     from medimg.data.dataset import Dataset, Sample
@@ -36,11 +38,11 @@ _HOMES = {
     "Backend": "medimg.backends.base",
     "CostComparison": "medimg.backends.compare",
     "Dataset": "medimg.data.dataset",
-    "Endpoint": "medimg.backends.handles",
-    "Job": "medimg.backends.handles",
+    "Endpoint": "medimg.backends.endpoint",
+    "Job": "medimg.backends.job",
     "LocalBackend": "medimg.backends.local",
     "ModelFolder": "medimg.artifact",
-    "ModelVersion": "medimg.backends.handles",
+    "ModelVersion": "medimg.backends.model_version",
     "Prediction": "medimg.inference.decision",
     "Predictions": "medimg.inference.predictions",
     "Report": "medimg.evaluation.report",

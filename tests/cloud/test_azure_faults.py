@@ -11,7 +11,7 @@ import quick_azureml
 from azure_cloud.handle import AzureEmulator
 
 from medimg.artifact import ModelFolder
-from medimg.backends.handles import Job
+from medimg.backends.job import Job
 from medimg.config import ServeConfig
 from medimg.data.dataset import Dataset
 from medimg.data.synthetic import write_phantoms

@@ -20,7 +20,7 @@ from medimg.backends.azureml.backend import AzureMLBackend
 from medimg.backends.azureml.compute import machine
 from medimg.backends.azureml.logs import RunHistory
 from medimg.backends.base import Backend
-from medimg.backends.handles import Job
+from medimg.backends.job import Job
 from medimg.config import JobSpec, Resources
 from medimg.data.dataset import Dataset
 from medimg.data.pack import Pack, build

@@ -16,7 +16,7 @@ import quick_sagemaker
 from aws.handle import Emulator
 
 from medimg.artifact import ModelFolder
-from medimg.backends.handles import Endpoint
+from medimg.backends.endpoint import Endpoint
 from medimg.config import ServeConfig
 from medimg.data.encode import encode
 from medimg.errors import BackendError, EndpointError, ImageRejected

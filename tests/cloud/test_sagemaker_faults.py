@@ -11,7 +11,7 @@ import quick_sagemaker
 from aws.handle import Emulator
 
 from medimg.artifact import ModelFolder
-from medimg.backends.handles import Job
+from medimg.backends.job import Job
 from medimg.backends.sagemaker.backend import SageMakerBackend
 from medimg.config import ServeConfig
 from medimg.data.dataset import Dataset

@@ -15,7 +15,7 @@ from typing import Any
 
 from medimg_folder import FolderBackend
 
-from medimg.backends.handles import Job
+from medimg.backends.job import Job
 from medimg.backends.resource import Kind, Resource
 from medimg.config import JobSpec, ServeConfig
 from medimg.errors import AlreadyExistsError, EndpointError, ImageRejected, NotFoundError

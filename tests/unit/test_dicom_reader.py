@@ -366,7 +366,7 @@ def test_what_leaves_the_machine_is_pixels_labels_salted_ids_and_the_columns_nam
 
 def test_what_is_sent_to_an_endpoint_is_a_png_without_a_header(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On every backend: the handle decodes here."""
-    from medimg.backends.handles import Endpoint
+    from medimg.backends.endpoint import Endpoint
 
     sent: list[bytes] = []
 

@@ -13,7 +13,8 @@ import pytest
 
 from medimg.artifact import ModelFolder
 from medimg.backends.base import Backend
-from medimg.backends.handles import Endpoint, Job
+from medimg.backends.endpoint import Endpoint
+from medimg.backends.job import Job
 from medimg.backends.resource import Kind, Resource, Status
 from medimg.config import JobSpec, ServeConfig
 from medimg.errors import AccessError, BackendError, ConfigError, EndpointError, MedimgError, UnreachableError

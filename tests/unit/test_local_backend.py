@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from medimg.backends import local, supervisor
-from medimg.backends.handles import Job
+from medimg.backends.job import Job
 from medimg.backends.local import LocalBackend
 from medimg.backends.resource import Kind
 from medimg.errors import BackendError, EndpointError, NotFoundError, StorageError

@@ -19,9 +19,11 @@ from typing import Any, ClassVar, final
 from medimg.artifact import ModelFolder
 from medimg.backends.cost import Measured, comparable, estimate
 from medimg.backends.doctor import Check, Checks
+from medimg.backends.endpoint import Endpoint
 from medimg.backends.estimate import CostEstimate
-from medimg.backends.handles import Endpoint, Job, ModelVersion
 from medimg.backends.identity import check_name, inputs_folder
+from medimg.backends.job import Job
+from medimg.backends.model_version import ModelVersion
 from medimg.backends.rates import Rate
 from medimg.backends.resource import Kind, Resource
 from medimg.backends.submission import Submission, prepare_prediction, prepare_training

@@ -13,7 +13,7 @@ from medimg.backends import backend as open_backend
 from medimg.backends.base import Backend
 from medimg.backends.cost import Cost
 from medimg.backends.estimate import CostEstimate
-from medimg.backends.handles import Job
+from medimg.backends.job import Job
 from medimg.backends.rates import money
 from medimg.config import Resources, ServeConfig, TrainConfig
 from medimg.data.dataset import Dataset

@@ -18,7 +18,7 @@ from medimg.cli import options
 
 if TYPE_CHECKING:
     from medimg.backends.base import Backend
-    from medimg.backends.handles import Endpoint
+    from medimg.backends.endpoint import Endpoint
     from medimg.data.dataset import Dataset
 
 __all__ = ["add_to"]

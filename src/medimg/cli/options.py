@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from medimg.artifact import ModelFolder
     from medimg.backends.base import Backend
     from medimg.backends.doctor import Checks
-    from medimg.backends.handles import Job, ModelVersion
+    from medimg.backends.job import Job
+    from medimg.backends.model_version import ModelVersion
     from medimg.data.dataset import Dataset
 
 __all__ = [

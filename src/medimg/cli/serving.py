@@ -16,7 +16,7 @@ from medimg.cli.options import BackendName, Instance, Serving
 from medimg.errors import ImageRejected
 
 if TYPE_CHECKING:
-    from medimg.backends.handles import Endpoint
+    from medimg.backends.endpoint import Endpoint
     from medimg.inference.decision import Prediction
 
 __all__ = ["add_to", "probabilities"]

@@ -14,7 +14,8 @@ import pytest
 
 from medimg.artifact import ModelFolder
 from medimg.backends.base import Backend
-from medimg.backends.handles import Endpoint, Job
+from medimg.backends.endpoint import Endpoint
+from medimg.backends.job import Job
 from medimg.backends.resource import Resource
 from medimg.data.dataset import Dataset
 from medimg.errors import NotFoundError

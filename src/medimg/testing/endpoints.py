@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from medimg.artifact import ModelFolder
-from medimg.backends.handles import Endpoint
+from medimg.backends.endpoint import Endpoint
 from medimg.backends.resource import Resource
 from medimg.data.dataset import Dataset
 from medimg.data.decode import decode

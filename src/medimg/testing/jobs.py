@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from medimg.artifact import ModelFolder
-from medimg.backends.handles import Job
+from medimg.backends.job import Job
 from medimg.config import JobSpec, Resources
 from medimg.data.dataset import Dataset
 from medimg.errors import AlreadyExistsError, BackendError, JobFailedError, MedimgError, NotFoundError

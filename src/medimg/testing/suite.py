@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from medimg.artifact import ModelFolder
-from medimg.backends.handles import Job
+from medimg.backends.job import Job
 from medimg.config import JobSpec, TrainConfig
 from medimg.data.dataset import Dataset
 from medimg.data.synthetic import write_phantoms

@@ -22,7 +22,7 @@ from medimg.data.dataset import Dataset
 
 if TYPE_CHECKING:
     from medimg.backends.base import Backend
-    from medimg.backends.handles import Job
+    from medimg.backends.job import Job
 
 __all__ = ["RESULT", "Elsewhere", "Flags", "Workspace", "phantom_dataset", "recipe", "until"]
 

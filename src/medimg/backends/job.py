@@ -1,46 +1,32 @@
-"""What a user holds: `Job`, `ModelVersion` and `Endpoint`. Each is a backend and a name, so each survives a restart."""
+"""`Job`: a training or a prediction that runs elsewhere. It is a backend and an id, so it survives a restart."""
 
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from medimg.artifact import ModelFolder
 from medimg.backends.cost import Cost, job_cost
 from medimg.backends.resource import Resource
 from medimg.config import Resources
-from medimg.errors import (
-    BackendError,
-    EndpointError,
-    JobFailedError,
-    MedimgError,
-    ModelFolderError,
-    NotFoundError,
-    UnreachableError,
-)
+from medimg.errors import BackendError, JobFailedError, UnreachableError
 from medimg.progress import Display, Event, parse
 
 if TYPE_CHECKING:
-    from medimg.backends.base import Backend, Deployable
-    from medimg.data.decode import ImageLike
+    from medimg.backends.base import Backend
     from medimg.evaluation.report import Report
-    from medimg.inference.decision import Prediction
     from medimg.inference.predictions import Predictions
 
-__all__ = ["Endpoint", "Job", "ModelVersion"]
+__all__ = ["Job"]
 
 _LAST_LINES = 15
 # TensorFlow's start-up notes would push what matters out of the last lines.
 _NOISE = re.compile(r"[IWE]0000 00:00:|WARNING: All log messages before absl::|INFO: Created TensorFlow Lite|\s*$")
 _BEFORE_LOG = ("provisioning", "preparing")  # stages between submit and first line that a cloud may tell apart
-_AT_ONCE = 8  # images of predict_many on their way at the same time
 
 
 class _Tail:
@@ -285,216 +271,3 @@ class Job:
             if isinstance(value, float)
         )
         return f"<p><b>{escape(self.id)}</b> on {escape(self.backend.name)}: {self.status}</p><table>{figures}</table>"
-
-
-class ModelVersion:
-    """One version of a registered model.
-
-    Attributes:
-        backend: Whose registry.
-        name: Of the registered model.
-        version: "1", "2", …
-        digest: SHA-256 of the model folder.
-        metrics: Headline figures.
-        job: The job that trained it.
-        approval: "pending", "approved" or "rejected" where the registry has it, else "".
-        created: Seconds since the epoch.
-    """
-
-    def __init__(self, backend: Backend, resource: Resource) -> None:
-        self.backend = backend
-        self.name, _, self.version = resource.id.rpartition("/")
-        self.digest: str = resource.details["digest"]
-        self.metrics: Mapping[str, float | None] = resource.details.get("metrics", {})
-        self.job: str = resource.details.get("job", "")
-        self.approval: str = resource.details.get("approval", "")
-        self.created = resource.created
-
-    @property
-    def id(self) -> str:
-        """The name and the version, such as chest/2."""
-        return f"{self.name}/{self.version}"
-
-    def load(self) -> ModelFolder:
-        """Fetches the model and verifies it against the registered digest."""
-        folder = self.backend._fetched("model", self.id)
-        try:
-            return ModelFolder.load(folder, digest=self.digest)
-        except ModelFolderError:
-            # The local copy may be the damaged one: the next call fetches it anew.
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-
-    def delete(self) -> None:
-        """Deletes this version from the registry."""
-        self.backend._remove("model", self.id)
-
-    def __repr__(self) -> str:
-        figures = ", ".join(f"{name} {value:.3f}" for name, value in self.metrics.items() if value is not None)
-        return f"ModelVersion({self.backend.name!r}, {self.id!r}, {figures})"
-
-
-class Endpoint:
-    """A served model: `backend.endpoint(name)` brings it back in any process. Delete it when you are done.
-
-    Attributes:
-        backend: Where it runs.
-        name: Its name.
-    """
-
-    def __init__(self, backend: Backend, name: str) -> None:
-        self.backend = backend
-        self.name = name
-
-    @property
-    def _resource(self) -> Resource:
-        return self.backend._describe("endpoint", self.name)
-
-    @property
-    def status(self) -> str:
-        """One of "starting", "ready", "updating" (it answers) and "failed", asked anew each time."""
-        return self._resource.status
-
-    @property
-    def url(self) -> str:
-        """The address that takes an encoded image by POST."""
-        return str(self._resource.details.get("url", ""))
-
-    def predict(self, image: ImageLike) -> Prediction:
-        """Returns the decision for one image: a path, bytes, a PIL image or uint8 (height, width[, 3]).
-
-        Raises:
-            ImageRejected: The image cannot be read.
-            EndpointError: The endpoint is not ready, or failed.
-        """
-        from medimg.data.encode import encode
-        from medimg.inference.decision import Prediction
-
-        return Prediction.from_json(self.backend._invoke(self.name, encode(image)))
-
-    def predict_many(self, images: Iterable[ImageLike]) -> list[Prediction]:
-        """Returns the decisions for several images in their order; several are on their way at once."""
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return list(pool.map(self.predict, images))
-
-    def logs(self) -> Iterator[str]:
-        """Yields the lines of the server's log."""
-        lines, _ = self.backend._log("endpoint", self.name, 0)
-        yield from lines
-
-    def wait(self, timeout: float = 1800.0) -> Self:
-        """Waits until the endpoint is ready and returns it.
-
-        Raises:
-            EndpointError: It failed; the message ends with its log.
-            TimeoutError: It is still starting; it goes on.
-        """
-        return self._wait(timeout)
-
-    def _wait(self, timeout: float = 1800.0, *, undo: bool = False) -> Self:
-        """Waits; `undo`: the endpoint is new, so it is deleted again where it cannot be finished."""
-        goes_on = (
-            f"it goes on, and is billed where machines are. Wait again with backend.endpoint({self.name!r}).wait(), or "
-            f"delete it with backend.endpoint({self.name!r}).delete()"
-        )
-        with Display(self.name) as display:
-            try:
-                url = self._until_ready(timeout, goes_on, display)
-            except KeyboardInterrupt:
-                display(Event("log", message=f"the endpoint {self.name!r} was not waited for: {goes_on}"))
-                raise
-            try:
-                self.backend._settle(self.name)
-            except MedimgError as error:
-                if undo:
-                    self._undo(error)
-                raise
-            display(Event("done", "ready", message=url))
-        return self
-
-    def _until_ready(self, timeout: float, goes_on: str, display: Display) -> str:
-        """Returns the address when the endpoint is ready."""
-        started = time.monotonic()
-        while True:
-            try:
-                resource = self._resource
-            except UnreachableError as error:
-                display(Event("stage", "unreachable", message=str(error)))
-            else:
-                if resource.status == "ready":
-                    return str(resource.details.get("url", ""))
-                if resource.status == "failed":
-                    raise EndpointError(
-                        f"the endpoint {self.name!r} failed: {resource.details.get('reason', 'no reason given')}. "
-                        f"Delete it with backend.endpoint({self.name!r}).delete()\n{self._last_words()}"
-                    )
-                display(Event("stage", resource.status, message=f"{time.monotonic() - started:.0f} s"))
-            if time.monotonic() > started + timeout:
-                raise TimeoutError(f"the endpoint {self.name!r} is not ready after {timeout:g} s: {goes_on}")
-            time.sleep(self.backend.endpoint_poll_seconds)
-
-    def _undo(self, error: MedimgError) -> None:
-        """Deletes an endpoint that serves, but not as it was asked to: its caller takes it for failed."""
-        try:
-            self.delete()
-        except MedimgError as another:
-            error.add_note(
-                f"The endpoint {self.name!r} could not be deleted ({another}), and is billed where machines are: "
-                f"delete it with backend.endpoint({self.name!r}).delete()"
-            )
-
-    def _last_words(self) -> str:
-        try:
-            lines = [line for line in self.logs() if line.strip()][-_LAST_LINES:]
-        except MedimgError as error:
-            return f"Its log cannot be read: {error}"
-        return "Last lines of its log:\n" + "\n".join(f"  {line}" for line in lines)
-
-    def update(self, model: Deployable) -> Self:
-        """Serves another model under the same name; the old one answers until the new one is ready.
-
-        Args:
-            model: As in `Backend.deploy`.
-
-        Raises:
-            EndpointError: The new model did not become ready; the old one goes on serving.
-        """
-        folder = self.backend._model_folder(model)
-        before = self._resource
-        if before.status in ("starting", "updating"):
-            # What is served is not decided yet: it may be this model, or another than now.
-            self.wait()
-            before = self._resource
-        if before.details["digest"] == folder.digest:
-            return self.wait()
-        self.backend._update(self.name, folder.path, {"digest": folder.digest, "config": before.details["config"]})
-        self.wait()
-        after = self._resource.details
-        if after["digest"] != folder.digest:
-            raise EndpointError(
-                f"the new model did not become ready: {after.get('reason', 'no reason given')}. The endpoint "
-                f"{self.name!r} goes on with the one before\n{self._last_words()}"
-            )
-        return self
-
-    def delete(self) -> None:
-        """Deletes the endpoint with all that belongs to it; deleting it twice is no error."""
-        try:
-            self.backend._remove("endpoint", self.name)
-        except NotFoundError:
-            return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.delete()
-
-    def __repr__(self) -> str:
-        try:
-            resource = self._resource
-        except NotFoundError:
-            return f"Endpoint({self.backend.name!r}, {self.name!r}, deleted)"
-        return f"Endpoint({self.backend.name!r}, {self.name!r}, {resource.status}, {resource.details.get('url', '')})"
