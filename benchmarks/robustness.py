@@ -98,15 +98,18 @@ def largest() -> Iterator[tuple[str, bytes]]:
     yield "TIFF, LZW", encoded(colour, "TIFF", compression="tiff_lzw")
     yield "TIFF, transparent", encoded(clear, "TIFF", compression="tiff_adobe_deflate")
     yield "BMP", encoded(colour, "BMP")
-    yield "WebP", encoded(colour, "WEBP", method=0)
+    yield "WebP", encoded(colour, "WEBP", method=0, quality=18)
+    masked = colour.copy()
+    masked.putalpha(noise.point(lambda level: 255 * (level > 127)))
+    yield "WebP, transparent", encoded(masked, "WEBP", method=0, quality=2)
     yield "WebP, lossless", encoded(colour, "WEBP", lossless=True, method=0, quality=0)
     yield "PPM, 12 bits", b"P6 8000 8000 4095\n" + np.asarray(wide).tobytes() * 3
     explicit, jpeg_2000 = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.90"
     pixels = np.asarray(wide)
     yield "DICOM, 16 bits", dicom(pixels, pixels.tobytes(), explicit, BitsAllocated=16, BitsStored=16, HighBit=15)
-    pixels = np.ascontiguousarray(np.asarray(noise)[:5400, :5400])
+    pixels = np.ascontiguousarray(np.asarray(noise)[:4270, :4270])
     stream = bytes(encode_array(pixels, photometric_interpretation=2))
-    yield "DICOM, 32 MB of JPEG 2000", dicom(pixels, encapsulate([stream]), jpeg_2000)
+    yield "DICOM, 20 MB of JPEG 2000", dicom(pixels, encapsulate([stream]), jpeg_2000)
 
 
 def seeds_of(kind: str, data: Path) -> list[bytes]:

@@ -4,6 +4,7 @@ medimg.json      what it is: classes, thresholds, preprocessing, versions, data 
 model.keras      the trained network
 exports/         the same network for other runtimes, each checked against model.keras
 golden/          a few generated images with the probabilities that every runtime must give
+monitoring.json  how the images of validation look and what the model says of them: what a server compares with
 history.json     one row an epoch
 report/          the evaluation
 seen.json        hashes of the images of train and validation, so that they are never taken for unseen ones
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -38,10 +39,18 @@ if TYPE_CHECKING:
     from medimg.inference.decision import Prediction
     from medimg.inference.predictor import Predictor
 
-__all__ = ["Calibration", "GoldenInput", "ModelFolder", "ModelRecord", "Preprocessing", "ServedBy"]
+__all__ = ["Calibration", "Exported", "GoldenInput", "ModelFolder", "ModelRecord", "Preprocessing", "ServedBy"]
 
-ServedBy = Literal["keras", "litert", "saved_model"]
+ServedBy = Literal["keras", "litert", "saved_model", "onnx", "int8"]
 """Which of a model's networks a server runs."""
+
+Exported = Literal["litert", "saved_model", "onnx", "int8"]
+"""The runtimes that a model has, or can be given, a file for."""
+
+_HOW = {
+    "onnx": 'no training makes it. Run: model.export("onnx")',
+    "int8": 'no training makes it. Run: model.export("int8", dataset)',
+}
 
 _UNSEALED = frozenset({"digest.json", "looks.json"})
 
@@ -74,9 +83,8 @@ class Preprocessing(_Frozen):
             ImageRejected: It cannot be read.
         """
         from medimg.data.decode import to_pixels
-        from medimg.data.pixels import resize
 
-        pixels = resize(to_pixels(image, name=name), (self.image_size, self.image_size))
+        pixels = to_pixels(image, name=name, size=(self.image_size, self.image_size))
         one: Pixels = self.prepare_batch(pixels[None] if pixels.ndim == 3 else pixels[None, ..., None])[0]
         return one
 
@@ -196,14 +204,18 @@ def _files(root: Path) -> dict[str, Path]:
 def _export(record: ModelRecord, runtime: str) -> str:
     if runtime in record.runtimes:
         return record.runtimes[runtime]
-    why = record.missing.get(runtime, f"known: {', '.join(record.runtimes)}")
+    known = f"known: {', '.join(record.runtimes)}"
+    why = record.missing.get(runtime, _HOW.get(runtime, known))
     raise ModelFolderError(f"this model has no {runtime} export: {why}")
 
 
 def _served(sealed: Iterable[str], record: ModelRecord, runtime: ServedBy) -> list[str]:
     network = "model.keras" if runtime == "keras" else _export(record, runtime)
     return sorted(
-        name for name in sealed if name in ("medimg.json", network) or name.startswith(("golden/", f"{network}/"))
+        name
+        for name in sealed
+        if name in ("medimg.json", "monitoring.json", network, f"exports/{runtime}.json")
+        or name.startswith(("golden/", f"{network}/"))
     )
 
 
@@ -314,6 +326,13 @@ class ModelFolder:
             for name, values in sorted(rows.items())
         )
 
+    def golden_of(self, runtime: str) -> tuple[GoldenInput, ...]:
+        """Returns the golden inputs with what a runtime must give: the trained network's outputs, or int8's own."""
+        if runtime != "int8":
+            return self.golden
+        own: dict[str, list[float]] = json.loads((self.path / "exports" / "int8.json").read_text())["golden"]
+        return tuple(replace(golden, probabilities=tuple(own[golden.name])) for golden in self.golden)
+
     @property
     def report(self) -> Report:
         """The evaluation made at the end of training."""
@@ -374,34 +393,65 @@ class ModelFolder:
 
         return evaluate(self, dataset, split=split)
 
-    def export(self, runtime: Literal["litert", "saved_model"]) -> Path:
-        """Returns the path of the model for a runtime; the trainer made it and checked it against Keras.
+    def export(
+        self, runtime: Exported, dataset: Dataset | None = None, *, most_lost: float = 0.01, most_flipped: float = 0.02
+    ) -> Path:
+        """Returns the path of the model for a runtime: LiteRT and the SavedModel were made by the training.
 
-        What the trainer could not make, as where TensorFlow was not installed, is made now, checked against the golden
-        inputs and kept in the folder, which is sealed anew: with more in it, its digest is another one. This handle
-        knows that; others of the same folder must be loaded again, and copies stay what they were.
+        ONNX and int8, and what the trainer could not make, as where TensorFlow was not installed, are made now, checked
+        and kept in the folder, which is sealed anew: with more in it, its digest is another one. This handle knows
+        that; others of the same folder must be loaded again, and copies stay what they were. What does not pass its
+        check leaves the folder as it was.
+
+        All but int8 must agree with Keras within 1e-4. int8 is for LiteRT too, smaller and faster, and does not: it is
+        made with 200 training images and judged on those of validation, with further training images where they are
+        few. `medimg.export.Agreement` is what the gate found; `exports/int8.json` keeps it.
 
         The SavedModel is a folder named by its version: TensorFlow Serving's `--model_base_path` is the one above it.
 
+        Args:
+            runtime: "litert", "saved_model", "onnx" or "int8".
+            dataset: For int8, the images that the model was trained with.
+            most_lost: Of the AUROC, for int8.
+            most_flipped: Share of the decisions at the frozen thresholds that may be others with int8.
+
         Raises:
-            ModelFolderError: It was not made by the trainer, and cannot be now; the message says why.
+            ModelFolderError: It is not there and cannot be made, or does not pass; the message says why.
+            DatasetError: The dataset has other classes, or no training images.
+            MissingExtraError: Packages for ONNX are not installed.
             StorageError: The folder cannot be written.
         """
-        if runtime in self.record.missing and self.kept:
+        absent = runtime in self.record.missing or (runtime in _HOW and runtime not in self.record.runtimes)
+        if absent and self.kept:
+            images = ", dataset" if runtime == "int8" else ""
             raise ModelFolderError(
                 f"no {runtime} export, and none can be added to a registered model: its digest is in the registry. Add "
                 f"it to a copy, and register that: shutil.copytree({str(self.path)!r}, 'my_model'); "
-                f"ModelFolder.load('my_model').export({runtime!r}); backend.register('my_model')"
+                f"ModelFolder.load('my_model').export({runtime!r}{images}); backend.register('my_model')"
             )
-        if runtime in self.record.missing and installed("tensorflow") and (self.path / "model.keras").exists():
-            from medimg.export import add
+        trained = (self.path / "model.keras").exists()
+        if absent and runtime in _HOW and trained and not installed("tensorflow"):
+            raise ModelFolderError(f"no {runtime} export: it is made by TensorFlow. Run: pip install tensorflow")
+        if absent and trained and installed("tensorflow") and (runtime != "int8" or dataset is not None):
+            from medimg import export
 
-            added = add(self)
+            if runtime == "int8" and dataset is not None:
+                added = export.add_int8(self, dataset, most_lost=most_lost, most_flipped=most_flipped)
+            else:
+                added = export.add(self, ("onnx",)) if runtime == "onnx" else export.add(self)
             self.__dict__.update(record=added.record, digest=added.digest)
-        export = self.path / _export(self.record, runtime)
-        if not export.exists():
+        return self.exported(runtime)
+
+    def exported(self, runtime: Exported) -> Path:
+        """Returns the path of an export that the model has; makes none.
+
+        Raises:
+            ModelFolderError: It has not; the message says how it gets it.
+        """
+        path = self.path / _export(self.record, runtime)
+        if not path.exists():
             raise ModelFolderError(f"{self.path} is a part of the model, without its {runtime} export")
-        return export
+        return path
 
     def serving_files(self, runtime: ServedBy) -> list[str]:
         """Returns the paths inside the folder of all that serving on a runtime needs: see `load(…, only=runtime)`.

@@ -286,6 +286,9 @@ class ServeConfig(Settings):
             endpoint; "lambda" and the local backend always have one.
         url_hosts: Hosts from which an HTTP address may fetch an image that it is given as {"url": …}; none by default.
         auth: "key": requests carry an API key. "none": anyone who reaches the endpoint may ask.
+        rate_limit: Requests a second that the local backend takes from each key that was handed out (`medimg keys
+            add`), and ten seconds' worth at once; None: any number. The owner's own key is not limited.
+        runtime: "int8" has the local backend serve that export of the model (`model.export("int8", dataset)`).
     """
 
     kind: Literal["realtime", "serverless", "lambda"] = "realtime"
@@ -297,6 +300,10 @@ class ServeConfig(Settings):
     http_api: bool = False
     url_hosts: tuple[str, ...] = ()
     auth: Literal["key", "none"] = "key"
+    # A person sends one a second, a program with eight connections fills a machine of two cores with some 300: no key
+    # takes the whole of the smallest machine from the others.
+    rate_limit: float | None = Field(100.0, gt=0)
+    runtime: Literal["litert", "int8"] = "litert"
 
 
 class Finding(Settings):
@@ -329,6 +336,7 @@ class JobSpec(Settings):
         samples: Name of the pack's manifest that says which image each row is.
         inputs: Role to name in the inputs folder: "weights", "code", "model".
         split: The split to predict; None: all.
+        rejected: Of a prediction, the images that could not be read: sample id to the code of why.
         code: Hash of the medimg that submitted the job.
         notices: What was done to the data before the submit; it goes into the report.
         audit: What the checks of the data found, the fine ones too; it goes into the report.
@@ -349,6 +357,7 @@ class JobSpec(Settings):
     samples: str
     inputs: dict[str, str] = Field(default_factory=dict)
     split: str | None = None
+    rejected: dict[str, str] = Field(default_factory=dict)
     code: str
     notices: tuple[str, ...] = ()
     audit: tuple[Finding, ...] = ()

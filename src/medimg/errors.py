@@ -135,7 +135,17 @@ class JobFailedError(BackendError):
 
 
 class EndpointError(BackendError):
-    """An endpoint refused the request, failed, or did not become ready."""
+    """An endpoint refused the request, failed, or did not become ready.
+
+    Attributes:
+        status: The HTTP status that it answered with; 0 where it gave none.
+        retry_after: Seconds after which it asks to be tried again; None where it does not say.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
 
 
 class AccessError(BackendError, PermissionError):

@@ -58,9 +58,9 @@ def _in_keras_json() -> str:
         return ""
 
 
-def installed(framework: Framework) -> bool:
-    """Tells whether a framework is installed, also in a process that is kept from importing it."""
-    return PathFinder.find_spec(framework) is not None
+def installed(package: str) -> bool:
+    """Tells whether a package is installed, also in a process that is kept from importing it; imports nothing."""
+    return PathFinder.find_spec(package) is not None
 
 
 def use(framework: Framework) -> None:

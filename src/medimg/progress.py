@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Display", "Event", "Report", "Stopwatch", "emit", "heartbeat", "parse", "pulse", "silent"]
+__all__ = ["Display", "Event", "Pace", "Report", "Stopwatch", "emit", "heartbeat", "parse", "pulse", "silent"]
 
 KINDS = ("stage", "epoch", "log", "warning", "error", "done")
 
@@ -27,8 +27,8 @@ class Event:
 
     Attributes:
         kind: "stage" (work moved on), "epoch" (values of one pass), "log", "warning", "error" or "done".
-        stage: What is being done: reading, auditing, packing, uploading, queueing, importing, features, fitting,
-            fine-tuning, exporting, evaluating, downloading or unpacking.
+        stage: What is being done: listing, reading, auditing, packing, uploading, queueing, importing, features,
+            fitting, fine-tuning, exporting, evaluating, predicting, downloading or unpacking.
         done: Units finished in this stage.
         total: Units of this stage; 0 where it is unknown.
         message: Text for people.
@@ -84,6 +84,30 @@ def parse(line: str) -> Event | None:
         values=data.get("values", {}),
         time=float(data.get("time", 0.0)),
     )
+
+
+class Pace:
+    """Tells how fast images are done, and how long the rest will take.
+
+    Args:
+        total: Images in all.
+        done: Of them done already, such as by an attempt before this one.
+    """
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        self._total = total
+        self._begun = done
+        self._since = time.monotonic()
+
+    def text(self, done: int) -> str:
+        """Returns text such as "312 images/s, 2 min left", or "" before the first image is done."""
+        seconds = time.monotonic() - self._since
+        if done <= self._begun or seconds <= 0:
+            return ""
+        rate = (done - self._begun) / seconds
+        left = (self._total - done) / rate
+        shown = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min" if left < 6000 else f"{left / 3600:.1f} h"
+        return f"{rate:,.{0 if rate >= 10 else 1}f} images/s" + (f", {shown} left" if done < self._total else "")
 
 
 class Stopwatch:

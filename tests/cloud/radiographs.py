@@ -35,5 +35,10 @@ def five_lines(backend: Any, root: Path, config: TrainConfig) -> tuple[Any, list
     dataset = medimg.Dataset.from_folder(root, group=PATIENT)
     job = backend.train(dataset, config)
     assert job.report.metrics
+    images = sorted((root / "test" / "PNEUMONIA").iterdir())[:5]
     with backend.deploy() as endpoint:
-        return job, endpoint.predict_many(sorted((root / "test" / "PNEUMONIA").iterdir())[:5])
+        # As its own clients ask: here with a key, on AWS signed, on Azure over TLS and a proxy.
+        (step,) = endpoint.load_test([2], seconds=0.5, image=images[0]).steps
+        assert step.answered > 0
+        assert (step.wrong, step.other_digest, dict(step.errors)) == (0, 0, {})
+        return job, endpoint.predict_many(images)

@@ -84,6 +84,35 @@ def test_an_address_takes_an_image_in_all_its_forms(served: Endpoint, trained: M
     assert (status, answer["digest"]) == (200, trained.digest)
 
 
+def test_an_address_has_the_page_and_lets_people_sign_in(
+    served: Endpoint, trained: ModelFolder, phantoms: Path
+) -> None:
+    """The page's files need no key; the key gives a cookie, and the cookie what the page asks for."""
+    root = served.url.removesuffix("predict")
+    for path, kind in (("", "text/html"), ("page/page.js", "text/javascript"), ("page/page.css", "text/css")):
+        with urllib.request.urlopen(f"{root}{path}", timeout=60) as answer:  # noqa: S310
+            assert (
+                answer.headers.get_content_type() == kind
+                and "script-src 'self'" in answer.headers["Content-Security-Policy"]
+            )
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    own = {"Content-Type": "application/json", "Sec-Fetch-Site": "same-origin"}
+
+    def open_as_browser(path: str, body: bytes | None = None) -> dict[str, object]:
+        with browser.open(urllib.request.Request(root + path, body, own), timeout=60) as answer:  # noqa: S310
+            found: dict[str, object] = json.loads(answer.read())
+        return found
+
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        open_as_browser("model")
+    open_as_browser("session", json.dumps({"key": _key(served)}).encode())
+    model = open_as_browser("model")
+    assert (model["digest"], model["classes"]) == (trained.digest, list(trained.record.classes))
+    assert model["thresholds"] == pytest.approx(trained.record.thresholds)
+    own["Content-Type"] = "application/octet-stream"
+    assert open_as_browser("predict", sorted(phantoms.rglob("*.png"))[0].read_bytes())["digest"] == trained.digest
+
+
 @pytest.mark.parametrize("headers", [{}, {"x-api-key": "wrong"}, {"Authorization": "Bearer "}])
 def test_an_address_asks_for_its_key(served: Endpoint, phantoms: Path, headers: Mapping[str, str]) -> None:
     """Without it there is no answer, and a wrong one is no better."""

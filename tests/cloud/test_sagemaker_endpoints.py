@@ -34,7 +34,9 @@ def _schedules(account: Emulator) -> list[str]:
 def test_a_name_serves_one_kind_and_the_other_kind_leaves_it_alone(account: Emulator, trained: ModelFolder) -> None:
     """A refused deploy takes away nothing that it did not make: function, address, key and schedules are all there."""
     backend = quick_sagemaker.backend()
-    backend.deploy(trained, ServeConfig(kind="lambda", ttl_hours=2), name="taken")
+    taken = backend.deploy(trained, ServeConfig(kind="lambda", ttl_hours=2), name="taken")
+    (step,) = taken.load_test([1], seconds=0.5, image=trained.golden[0].content).steps
+    assert step.answered > 0 and not step.errors, "clients of their own are let in with its key"
     before = account.state(REGION)
     for config in (ServeConfig(), ServeConfig(http_api=True, ttl_hours=1), ServeConfig(kind="serverless")):
         with pytest.raises(AlreadyExistsError, match="taken"):

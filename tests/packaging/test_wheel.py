@@ -79,11 +79,12 @@ def test_the_installed_package_imports_and_tells_its_version(python: Path, tmp_p
     code = (
         "import medimg, importlib.metadata as m, importlib.resources as r; "
         "print(medimg.__version__, m.version('medimg'), (r.files('medimg') / 'py.typed').is_file(), "
-        "(r.files('medimg') / 'evaluation' / 'page.css').is_file(), medimg.__file__)"
+        "(r.files('medimg') / 'evaluation' / 'page.css').is_file(), "
+        "(r.files('medimg') / 'serving' / 'page' / 'index.html').is_file(), medimg.__file__)"
     )
-    version, published, typed, style, file = run(python, "-c", code, cwd=tmp_path).split(maxsplit=4)
+    version, published, typed, style, page, file = run(python, "-c", code, cwd=tmp_path).split(maxsplit=5)
     assert version == published
-    assert (typed, style) == ("True", "True")
+    assert (typed, style, page) == ("True", "True", "True")
     assert run(python.parent / "medimg", "--version", cwd=tmp_path) == f"medimg {version}\n"
     if WHEEL is not None:
         assert Path(file).is_relative_to(python.parents[1]), "the wheel is tested, not the working tree"

@@ -20,6 +20,9 @@ from broken_files import KINDS, mutations, seeds
 from burdens import BURDENS, DICOM_BURDENS
 from watched import Outcome, Watched
 
+from medimg.data.decode import decode
+from medimg.errors import ImageRejected
+
 SHARED = Path(os.environ.get("MEDIMG_SHARED_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")).resolve()
 CORPORA = SHARED / "corpora"
 MUTATIONS = int(os.environ.get("MEDIMG_MUTATIONS", "250"))
@@ -114,6 +117,20 @@ def test_every_mutation_gives_pixels_or_a_rejection(
         print(told(kind, counts, found), end="")
     assert counts.total() == MUTATIONS
     assert len(counts) > 2
+
+
+def test_a_scaled_decoding_rejects_what_a_full_one_rejects() -> None:
+    """In the same words, and takes what it takes: all of the file is read either way."""
+
+    def told_of(data: bytes, size: tuple[int, int] | None) -> str:
+        try:
+            return f"pixels of {decode(data, name='x', size=size).ndim} axes"
+        except ImageRejected as rejected:
+            return str(rejected)
+
+    answers = [(told_of(data, None), told_of(data, (2, 2))) for _, data in mutations("JPEG", range(MUTATIONS))]
+    assert [pair for pair in answers if pair[0] != pair[1]] == []
+    assert len({words for words, _ in answers}) > 5
 
 
 def test_files_built_to_take_minutes_are_told_at_once(watched: Watched) -> None:

@@ -30,6 +30,7 @@ from pydicom.uid import (
 
 from medimg.data.decode import REJECTIONS, decode, inspect
 from medimg.data.formats.dicom import file as parser
+from medimg.data.formats.dicom import pixels as unpacking
 from medimg.data.formats.dicom.pixels import _DECODERS, open_picture, stored_values
 from medimg.data.pixels import MAX_PIXELS, Stored
 from medimg.errors import ImageRejected
@@ -378,6 +379,8 @@ def test_jpeg_2000_needs_its_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(decode(data, name="x"), shown(large, **TWELVE))
     monkeypatch.setitem(_DECODERS, JPEG2000Lossless, "one that nobody has")
     assert "pip install 'medimg[dicom]'" in str(rejection(data))
+    monkeypatch.setattr(unpacking, "MOST_JPEG_2000_BYTES", 100)
+    assert rejection(data).code == "too-large"
 
 
 # -- what is rejected -------------------------------------------------------------------------------------------------

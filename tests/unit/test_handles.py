@@ -9,6 +9,7 @@ from threading import Barrier
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from medimg.artifact import ModelFolder
@@ -17,7 +18,17 @@ from medimg.backends.endpoint import Endpoint
 from medimg.backends.job import Job
 from medimg.backends.resource import Kind, Resource, Status
 from medimg.config import JobSpec, ServeConfig
-from medimg.errors import AccessError, BackendError, ConfigError, EndpointError, MedimgError, UnreachableError
+from medimg.data.encode import encode
+from medimg.errors import (
+    AccessError,
+    BackendError,
+    ConfigError,
+    EndpointError,
+    ImageRejected,
+    MedimgError,
+    UnreachableError,
+)
+from medimg.inference.answers import read_answer
 from medimg.progress import Report
 
 
@@ -29,6 +40,7 @@ class Scripted(Backend):
     lines: tuple[str, ...] = ()
     reachable = True
     folder = Path()
+    answers: ClassVar[list[Any]] = []
 
     def _describe(self, kind: Kind, id: str) -> Resource:
         return Resource(kind, id, "completed", 100.0)
@@ -58,6 +70,11 @@ class Scripted(Backend):
         raise NotImplementedError
 
     def _invoke(self, name: str, body: bytes) -> Mapping[str, Any]:
+        if self.answers:
+            answer = self.answers.pop(0)
+            if isinstance(answer, MedimgError):
+                raise answer
+            return answer
         raise NotImplementedError
 
     def _delete(self, kind: Kind, id: str) -> None:
@@ -275,3 +292,51 @@ def test_what_cannot_be_deleted_does_not_keep_the_rest() -> None:
     assert "the list of models: the registry does not answer" in told
     assert backend.tidied
     assert [resource.id for resource in Full().cleanup(kinds=["endpoint"])] == ["a", "b"]
+
+
+def test_an_endpoint_that_is_too_busy_is_asked_again_when_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """429 and 503 are no failures of the image; anything else is told at once, and patience has an end."""
+    pauses: list[float] = []
+    monkeypatch.setattr("medimg.backends.endpoint.time.sleep", pauses.append)
+    backend = Scripted()
+    answer = {
+        "label": "NODULE", "probabilities": {"CLEAR": 0.2, "NODULE": 0.8}, "positives": ["NODULE"],
+        "threshold": {"NODULE": 0.5}, "latency_ms": 3.0,
+    }  # fmt: skip
+    image = np.zeros((8, 8), np.uint8)
+    busy, waits = EndpointError("full", status=503), EndpointError("too many", status=429, retry_after=2.0)
+    monkeypatch.setattr(Scripted, "answers", [busy, waits, busy, answer])
+    assert Endpoint(backend, "e").predict(image).label == "NODULE"
+    assert [low <= pause <= 1.5 * low for low, pause in zip((0.2, 2.0, 0.8), pauses, strict=True)] == [True] * 3
+
+    monkeypatch.setattr(Scripted, "answers", [EndpointError("broken", status=500), answer])
+    with pytest.raises(EndpointError, match="broken"):
+        Endpoint(backend, "e").predict(image)
+    monkeypatch.setattr(Scripted, "answers", [EndpointError("full", status=503, retry_after=100.0), answer])
+    with pytest.raises(EndpointError, match="full"):
+        Endpoint(backend, "e").predict(image)
+    assert len(pauses) == 3
+
+
+def test_what_an_endpoint_answers_when_it_is_full_is_told_with_when_to_come_back() -> None:
+    """Seconds only: a date is not ours."""
+    for given, wanted in (("7", 7.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None), (None, None)):
+        with pytest.raises(EndpointError, match="503: full") as caught:
+            read_answer(503, b'{"error": "full"}', retry_after=given)
+        assert (caught.value.status, caught.value.retry_after) == (503, wanted)
+
+
+def test_a_batch_takes_a_refused_image_for_one_and_another_model_for_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is too large for the endpoint costs itself; a table must not mix two models."""
+    from medimg.cli.prediction import _asked
+
+    image, endpoint = tmp_path / "image.png", Endpoint(Scripted(), "e")
+    image.write_bytes(encode(np.zeros((8, 8), np.uint8)))
+    monkeypatch.setattr(Scripted, "answers", [EndpointError("takes 6 MB", status=413)])
+    with pytest.raises(ImageRejected, match=r"image\.png: takes 6 MB \[too-large\]"):
+        _asked(endpoint, "one", image)
+    monkeypatch.setattr(Scripted, "answers", [{"digest": "two"}])
+    with pytest.raises(EndpointError, match="serves another model since this began"):
+        _asked(endpoint, "one", image)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from medimg.errors import EndpointError, ImageRejected
 from medimg.inference.answers import read_answer, refusal
-from medimg.serving.requests import RequestRefused, image_of
+from medimg.serving.requests import MAX_IMAGES, Images, RequestRefused, images_of
 
 IMAGE = b"\x89PNG\r\n\x1a\n--limit\r\n\0\xff pixels"
 
@@ -40,12 +40,12 @@ FIELD = 'Content-Disposition: form-data; name="comment"'
 )
 def test_a_body_is_the_image_whatever_it_is_called(content_type: str) -> None:
     """Its signature decides; `curl --data-binary` calls everything a form."""
-    assert image_of(content_type, IMAGE) == IMAGE
+    assert images_of(content_type, IMAGE) == Images((IMAGE,))
 
 
 def test_a_picture_that_is_called_json_is_a_picture() -> None:
     """No picture begins as a JSON object does."""
-    assert image_of("application/json", IMAGE) == IMAGE
+    assert images_of("application/json", IMAGE) == Images((IMAGE,))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_picture_that_is_called_json_is_a_picture() -> None:
 def test_base64_in_json_is_decoded(text: str) -> None:
     """Plain, in lines, and as a data URL."""
     body = json.dumps({"image": text}).encode()
-    assert image_of("application/json; charset=utf-8", b" \n" + body) in (IMAGE, IMAGE * 10)
+    assert images_of("application/json; charset=utf-8", b" \n" + body) in (Images((IMAGE,)), Images((IMAGE * 10,)))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,10 @@ def test_base64_in_json_is_decoded(text: str) -> None:
         b'{"image": "a", "url": "b"}',
         b'{"image": "!!!!"}',
         b'{"image": "abc"}',
+        b'{"images": []}',
+        b'{"images": "abcd"}',
+        b'{"images": ["abcd", 3]}',
+        b'{"images": ["abcd"], "image": "abcd"}',
         b'{"image": "\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9"}',
         b'{"image": "data:image/png,abc"}',
         b'{"image": "\xff"}',
@@ -84,7 +88,7 @@ def test_base64_in_json_is_decoded(text: str) -> None:
 def test_json_without_an_image_is_a_bad_request(body: bytes) -> None:
     """Never anything but the typed refusal, also where the parser gives up."""
     with pytest.raises(RequestRefused) as caught:
-        image_of("application/json", body)
+        images_of("application/json", body)
     assert (caught.value.status, caught.value.code) == (400, "bad-request")
 
 
@@ -92,7 +96,7 @@ def test_urls_are_off_unless_switched_on() -> None:
     """And where they are on, the limit goes with them."""
     body = b'{"url": "https://images.example.org/1.png"}'
     with pytest.raises(RequestRefused, match="url_hosts") as caught:
-        image_of("application/json", body)
+        images_of("application/json", body)
     assert caught.value.status == 403
     asked: list[tuple[str, int]] = []
 
@@ -100,7 +104,7 @@ def test_urls_are_off_unless_switched_on() -> None:
         asked.append((url, limit))
         return IMAGE
 
-    assert image_of("application/json", body, max_bytes=999, fetch=fetch) == IMAGE
+    assert images_of("application/json", body, max_bytes=999, fetch=fetch) == Images((IMAGE,))
     assert asked == [("https://images.example.org/1.png", 999)]
 
 
@@ -116,7 +120,7 @@ def test_urls_are_off_unless_switched_on() -> None:
 def test_what_is_too_large_is_refused_before_it_is_decoded(content_type: str, body: bytes) -> None:
     """By the size of the image, in every form."""
     with pytest.raises(RequestRefused, match="100 bytes") as caught:
-        image_of(content_type, body, max_bytes=100)
+        images_of(content_type, body, max_bytes=100)
     assert (caught.value.status, caught.value.code) == (413, "too-large")
 
 
@@ -126,24 +130,53 @@ def test_what_just_fits_is_taken_in_base64(wrap: object, size: int) -> None:
     """With and without line breaks."""
     assert callable(wrap)
     body = json.dumps({"image": wrap(bytes(size)).decode()}).encode()
-    assert image_of("application/json", body, max_bytes=100) == bytes(size)
+    assert images_of("application/json", body, max_bytes=100) == Images((bytes(size),))
 
 
-def test_the_first_file_of_a_form_is_the_image() -> None:
-    """Fields before it, other files after it, a preamble, blanks after the boundary, and its bytes as they were."""
-    body = form((FIELD, b"hello"), (file(), IMAGE), (file("second"), b"other"))
+def test_the_file_of_a_form_is_the_image() -> None:
+    """Fields before it, a preamble, blanks after the boundary, and its bytes as they were."""
+    body = form((FIELD, b"hello"), (file(), IMAGE))
     kind = "multipart/form-data; boundary=limit"
-    assert image_of(kind, body) == IMAGE
-    assert image_of(kind, b"preamble\r\n" + body) == IMAGE
-    assert image_of(kind, body.replace(b"--limit\r\nContent-Disp", b"--limit \t\r\nContent-Disp")) == IMAGE
-    assert image_of('Multipart/Form-Data; boundary="limit"', body) == IMAGE
-    assert image_of(kind, form((file().lower(), b""))) == b""
+    assert images_of(kind, body) == Images((IMAGE,))
+    assert images_of(kind, b"preamble\r\n" + body) == Images((IMAGE,))
+    assert images_of(kind, body.replace(b"--limit\r\nContent-Disp", b"--limit \t\r\nContent-Disp")) == Images((IMAGE,))
+    assert images_of('Multipart/Form-Data; boundary="limit"', body) == Images((IMAGE,))
+    assert images_of(kind, form((file().lower(), b""))) == Images((b"",))
+
+
+def test_several_images_come_in_their_order() -> None:
+    """The files of a form, and a list in JSON: that is a list of answers even for one."""
+    found = images_of(
+        "multipart/form-data; boundary=limit", form((file(), IMAGE), (FIELD, b"x"), (file("b"), b"other"))
+    )
+    assert found == Images((IMAGE, b"other"), several=True)
+    texts = [base64.b64encode(content).decode() for content in (IMAGE, b"other")]
+    for number in (1, 2):
+        found = images_of("application/json", json.dumps({"images": texts[:number]}).encode())
+        assert found == Images((IMAGE, b"other")[:number], several=True)
+
+
+@pytest.mark.parametrize("count", [MAX_IMAGES, MAX_IMAGES + 1])
+def test_a_request_brings_so_many_images_and_no_more(count: int) -> None:
+    """One too many is refused with the number that is allowed, in both forms."""
+    for kind, body in (
+        ("multipart/form-data; boundary=limit", form(*[(file(), IMAGE)] * count)),
+        ("application/json", json.dumps({"images": [base64.b64encode(IMAGE).decode()] * count}).encode()),
+    ):
+        if count <= MAX_IMAGES:
+            assert len(images_of(kind, body).contents) == count
+        else:
+            with pytest.raises(RequestRefused, match="at most 32") as caught:
+                images_of(kind, body)
+            assert (caught.value.status, caught.value.code) == (413, "too-many-images")
 
 
 def test_a_boundary_inside_the_image_needs_a_line_of_its_own() -> None:
     """IMAGE holds the boundary's text within a line, as random bytes may."""
     assert b"--limit" in IMAGE
-    assert image_of("multipart/form-data; boundary=limitless", form((file(), IMAGE), boundary="limitless")) == IMAGE
+    assert images_of("multipart/form-data; boundary=limitless", form((file(), IMAGE), boundary="limitless")) == Images(
+        (IMAGE,)
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,14 +197,14 @@ def test_a_boundary_inside_the_image_needs_a_line_of_its_own() -> None:
         ("multipart/form-data; boundary=limit", form((file() + "\r\nX: " + "x" * 9000, IMAGE))),
         ("multipart/form-data; boundary=limit", form((FIELD, b"x")).replace(b"--limit--", b"--limitless")),
         ("multipart/form-data; boundary=limit", form(("", IMAGE))),
-        ("multipart/form-data; boundary=limit", form(*[(FIELD, b"x")] * 50, (file(), IMAGE))),
+        ("multipart/form-data; boundary=limit", form(*[(FIELD, b"x")] * 70, (file(), IMAGE))),
         ("multipart/form-data; boundary=limit", form(("Content-Disposition: form-data; filename*=x'", IMAGE))[:60]),
     ],
 )
 def test_a_broken_form_is_a_bad_request(content_type: str, body: bytes) -> None:
     """No boundary, a hostile one, no end, no file, headers or parts without measure."""
     with pytest.raises(RequestRefused) as caught:
-        image_of(content_type, body)
+        images_of(content_type, body)
     assert caught.value.status == 400
 
 
@@ -180,7 +213,7 @@ def test_whatever_comes_in_a_form_is_bytes_or_a_refusal(content: bytes, headers:
     """Also where the content looks like a form itself."""
     for body in (content, b"--limit\r\n" + content, form((headers, content)), b"--limit\r\n" + content + b"\r\n\r\n"):
         try:
-            assert isinstance(image_of("multipart/form-data; boundary=limit", body), bytes)
+            assert images_of("multipart/form-data; boundary=limit", body).contents
         except RequestRefused as refused:
             assert refused.status == 400
 
@@ -188,7 +221,9 @@ def test_whatever_comes_in_a_form_is_bytes_or_a_refusal(content: bytes, headers:
 @given(st.binary(max_size=200).filter(lambda content: b"\r\n--limit" not in content))
 def test_a_file_in_a_form_comes_out_as_it_went_in(content: bytes) -> None:
     """For any bytes that do not hold the delimiter."""
-    assert image_of("multipart/form-data; boundary=limit", form((FIELD, b"x"), (file(), content))) == content
+    assert images_of("multipart/form-data; boundary=limit", form((FIELD, b"x"), (file(), content))) == Images(
+        (content,)
+    )
 
 
 def test_a_hostile_form_takes_no_time() -> None:
@@ -196,7 +231,7 @@ def test_a_hostile_form_takes_no_time() -> None:
     for body in (b"--limit\r\n" * 1_000_000, b"--limit\r\nA: b\r\n" * 700_000, b"\r\n--limi" * 1_000_000):
         started = time.perf_counter()
         with pytest.raises(RequestRefused):
-            image_of("multipart/form-data; boundary=limit", body)
+            images_of("multipart/form-data; boundary=limit", body)
         assert time.perf_counter() - started < 1
 
 

@@ -130,7 +130,7 @@ def test_the_answer_is_the_models_own(call: Call, trained: ModelFolder, image: b
     found = Prediction.from_json(answer)
     assert found.label == own.label
     assert found.probabilities == pytest.approx(dict(own.probabilities), abs=1e-6)
-    assert answer.keys() == own.to_json().keys() | {"digest"}
+    assert answer.keys() == own.to_json().keys() | {"digest", "version"}
     assert answer["digest"] == trained.digest
 
 

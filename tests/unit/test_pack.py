@@ -22,7 +22,7 @@ from medimg.data import pack as packing
 from medimg.data.dataset import Dataset
 from medimg.data.decode import decode, read
 from medimg.data.pack import Pack, build
-from medimg.data.pixels import as_mode, resize
+from medimg.data.pixels import as_mode
 from medimg.errors import DatasetError, ImageRejected, StorageError
 from medimg.progress import Event, Report, silent
 
@@ -52,9 +52,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = packing.decode
 
-    def counting(data: bytes, *, name: str) -> np.ndarray:
+    def counting(data: bytes, *, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
         names.append(name)
-        return real(data, name=name)
+        return real(data, name=name, size=size)
 
     monkeypatch.setattr(packing, "decode", counting)
     return names
@@ -91,7 +91,7 @@ def test_every_image_is_what_decoding_and_resizing_give(root: Path) -> None:
     assert (images.dtype, images.shape) == (np.uint8, (18, SIDE, SIDE, 3))
     for row, image, target in zip(rows, images, targets, strict=True):
         sample = dataset[pack.samples[row].id]
-        expected = resize(decode(read(sample.path), name="x"), (SIDE, SIDE))
+        expected = decode(read(sample.path), name="x", size=(SIDE, SIDE))
         np.testing.assert_array_equal(image, as_mode(expected, 3))
         assert target == sample.labels
         assert pack.samples[row].split == sample.split

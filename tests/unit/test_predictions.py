@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medimg.data.dataset import Dataset
 from medimg.errors import DatasetError
 from medimg.inference.predictions import Predictions
 
@@ -234,3 +235,81 @@ def test_the_table_needs_only_numpy() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+DECIDED = replace(
+    BINARY, decided=(("PNEUMONIA",), (), ("PNEUMONIA",)), uncertain=(False, True, False), rejected={"x": "truncated"}
+)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        BINARY,
+        DECIDED,
+        replace(DECIDED, labels=(0, 1, 0), columns={"view": ("AP", "", "PA")}),
+        replace(MULTILABEL, decided=(("Mass", "Edema"), ()), uncertain=(True, False), rejected={"y": "empty"}),
+        Predictions(
+            ("a", "b", "c"), "multiclass", ("1",), np.array([[0.2, 0.7, 0.1]]), decided=(("b",),), uncertain=(False,)
+        ),
+    ],
+)
+def test_decisions_and_rejections_come_back_from_csv_and_parquet(table: Predictions, tmp_path) -> None:
+    """Exactly, also beside labels, named columns and unknown labels."""
+    assert Predictions.from_csv(table.to_csv(tmp_path / "t.csv")) == table
+    assert Predictions.from_parquet(table.to_parquet(tmp_path / "t.parquet")) == table
+
+
+def test_a_decision_reads_as_the_answer_of_one_image_does() -> None:
+    """A label for people, and whether it is uncertain."""
+    assert DECIDED.decisions == ("PNEUMONIA", "NORMAL", "PNEUMONIA")
+    assert (DECIDED["b"].decision, DECIDED["b"].uncertain) == ("NORMAL", True)
+    several = replace(MULTILABEL, decided=(("Mass", "Edema"), ()), uncertain=(False, False))
+    assert several.decisions == ("Mass | Edema", "none")
+    assert (BINARY["a"].decision, BINARY["a"].uncertain) == (None, None)
+    with pytest.raises(DatasetError, match="no decisions"):
+        _ = BINARY.decisions
+    assert DECIDED.select(["c", "a"]).decisions == ("PNEUMONIA", "PNEUMONIA")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"uncertain": None}, "or neither"),
+        ({"decided": (("COVID",), (), ())}, "decided for 'COVID'"),
+        ({"rejected": {"a": "empty"}}, "both a prediction and a rejection for 'a'"),
+        ({"uncertain": (True,)}, "1 uncertain for 3 samples"),
+    ],
+)
+def test_decisions_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
+    """As every other part of the table."""
+    with pytest.raises(DatasetError, match=message):
+        replace(DECIDED, **change)  # type: ignore[arg-type]
+
+
+def test_the_table_with_the_names_of_files_is_the_users_own(tmp_path) -> None:
+    """Only with the dataset at hand; why a file could not be read stands beside its code."""
+    for name in ("a", "b", "c", "x"):
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    dataset = Dataset.from_images(tmp_path)
+    a, b, c, x = (sample.id for sample in dataset.samples)
+    table = replace(DECIDED, ids=(a, b, c), rejected={x: "truncated"})
+    text = table.to_csv(tmp_path / "t.csv", dataset).read_text()
+    assert str(tmp_path / "b.png") in text and str(tmp_path / "x.png") in text
+    assert "truncated,The file ends before its pixels do" in text
+    assert ".png" not in table.to_csv(tmp_path / "t.csv").read_text()
+    frame = table.to_dataframe(dataset)
+    assert frame.loc[b, "image"] == str(tmp_path / "b.png")
+    assert Predictions.from_parquet(table.to_parquet(tmp_path / "t.parquet", dataset)) == table
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path) -> None:
+    """It comes with MLflow, which a server has not."""
+    code = (
+        "import sys\nsys.modules['pyarrow'] = None\nimport numpy as np\n"
+        "from medimg.errors import ConfigError\nfrom medimg.inference.predictions import Predictions\n"
+        "table = Predictions(('a', 'b'), 'multiclass', ('1',), np.array([[0.5, 0.5]]))\n"
+        "try:\n    table.to_parquet('t.parquet')\n"
+        "except ConfigError as error:\n    assert 'pip install pyarrow' in str(error)\nelse:\n    raise SystemExit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

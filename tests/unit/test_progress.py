@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from medimg.progress import Display, Event, emit, heartbeat, parse, pulse
+from medimg.progress import Display, Event, Pace, emit, heartbeat, parse, pulse
 
 
 def test_an_event_survives_the_way_through_a_log(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,3 +91,17 @@ def test_a_terminal_gets_a_bar_that_names_the_stage(monkeypatch: pytest.MonkeyPa
     text = screen.getvalue()
     for part in ("chest-1", "packing", "128/4,746", "a [note]", "no [patient] key"):
         assert part in text
+
+
+def test_a_pace_counts_what_this_attempt_did_and_tells_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an attempt before did took none of this one's time."""
+    clock = [100.0]
+    monkeypatch.setattr("medimg.progress.time.monotonic", lambda: clock[0])
+    pace = Pace(10_000, done=1_000)
+    assert pace.text(1_000) == ""
+    clock[0] += 10
+    assert pace.text(1_500) == "50 images/s, 3 min left"
+    assert pace.text(1_025) == "2.5 images/s, 60 min left"
+    assert pace.text(1_002) == "0.2 images/s, 12.5 h left"
+    assert pace.text(9_900) == "890 images/s, 0 s left"
+    assert pace.text(10_000) == "900 images/s"

@@ -14,7 +14,7 @@ import pytest
 from medimg.data.dataset import Dataset
 from medimg.data.decode import decode, read
 from medimg.data.pack import Pack, build
-from medimg.data.pixels import as_mode, resize
+from medimg.data.pixels import as_mode
 from medimg.data.preparation import ready_for_training
 
 DATA = Path(os.environ.get("MEDIMG_SHARED_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
@@ -157,7 +157,7 @@ def test_a_pack_of_real_films_is_what_decoding_gives(nih: Dataset) -> None:
     assert pack.channels == 1
     for row, packed in enumerate(pack.samples):
         sample = part[packed.id]
-        film = resize(decode(read(sample.path), name="x"), (64, 64))
+        film = decode(read(sample.path), name="x", size=(64, 64))
         np.testing.assert_array_equal(pack.images([row])[0], as_mode(film, 1))
         assert packed.labels == sample.labels
         assert (packed.group or "").isalnum()

@@ -106,7 +106,7 @@ def test_the_answer_is_what_the_local_endpoint_answers(
     found = Prediction.from_json(answer)
     assert found.label == own.label
     assert found.probabilities == pytest.approx(dict(own.probabilities), abs=1e-6)
-    assert answer.keys() == own.to_json().keys() | {"digest"}
+    assert answer.keys() == own.to_json().keys() | {"digest", "version"}
     assert answer["digest"] == trained.digest
 
 
@@ -150,11 +150,11 @@ def test_a_failure_of_tensorflow_serving_is_no_refusal(
 ) -> None:
     """Whoever asked is not told that the image is bad."""
     module = load()
-    module._predictor.runtime.url = "gone"
-    module._predictor.runtime._path = "/nowhere"
-    module._predictor.runtime._host = "127.0.0.1"
-    module._predictor.runtime._port = 9
-    module._predictor.runtime.close()
+    module._handler.predictor.runtime.url = "gone"
+    module._handler.predictor.runtime._path = "/nowhere"
+    module._handler.predictor.runtime._host = "127.0.0.1"
+    module._handler.predictor.runtime._port = 9
+    module._handler.predictor.runtime.close()
     with pytest.raises(Exception, match="did not answer") as caught:
         module.handler(io.BytesIO(image), asked("image/png", len(image)))
     with pytest.raises(EndpointError, match="500: TensorFlow Serving"):

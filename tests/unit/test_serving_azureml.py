@@ -167,7 +167,7 @@ def test_the_answer_is_what_the_local_model_answers(server: Server, trained: Mod
         found = Prediction.from_json(answer)
         assert found.label == own.label
         assert found.probabilities == pytest.approx(dict(own.probabilities), abs=1e-6)
-        assert answer.keys() == own.to_json().keys() | {"digest"}
+        assert answer.keys() == own.to_json().keys() | {"digest", "version"}
         assert answer["digest"] == trained.digest
 
 

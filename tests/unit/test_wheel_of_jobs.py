@@ -30,7 +30,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else() -> None:
     expected = {
         f"medimg/{path.relative_to(PACKAGE).as_posix()}": path.read_bytes()
         for path in PACKAGE.rglob("*")
-        if path.suffix in (".py", ".css") or path.name == "py.typed"
+        if path.suffix in (".py", ".css", ".html", ".js", ".svg") or path.name == "py.typed"
     }
     assert files == expected
 

@@ -11,7 +11,7 @@ import inspect
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -23,7 +23,7 @@ from medimg.backends.endpoint import Endpoint
 from medimg.backends.estimate import CostEstimate
 from medimg.backends.identity import check_name, inputs_folder
 from medimg.backends.job import Job
-from medimg.backends.model_version import ModelVersion
+from medimg.backends.model_version import ModelVersion, version_of
 from medimg.backends.rates import Rate
 from medimg.backends.resource import Kind, Resource
 from medimg.backends.submission import Submission, prepare_prediction, prepare_training
@@ -39,6 +39,7 @@ from medimg.errors import (
     UnreachableError,
 )
 from medimg.home import atomic_folder, home
+from medimg.key_file import KeyFile
 from medimg.progress import Display, Report, Stopwatch
 
 __all__ = ["Backend"]
@@ -57,12 +58,14 @@ class Backend(ABC):
         job_poll_seconds: Between two questions about a job that is waited for.
         endpoint_poll_seconds: Likewise about an endpoint that is starting.
         log_delay_seconds: How long the last lines of an ended job's log may take to arrive.
+        keys_advice: Where endpoints' keys are not kept by medimg, how they are changed.
     """
 
     name: ClassVar[str]
     job_poll_seconds: ClassVar[float] = 0.5
     endpoint_poll_seconds: ClassVar[float] = 0.5
     log_delay_seconds: ClassVar[float] = 0.0
+    keys_advice: ClassVar[str] = "they are changed there"
 
     # == verbs ========================================================================================================
 
@@ -111,7 +114,7 @@ class Backend(ABC):
     def predict_batch(
         self,
         model: Deployable,
-        dataset: Dataset,
+        dataset: Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         *,
         split: Split | None = None,
         resources: Resources | None = None,
@@ -119,9 +122,12 @@ class Backend(ABC):
     ) -> Job:
         """Predicts many images as a job; `job.predictions` is a table keyed by sample id.
 
+        Images that cannot be read are left out, and told there. A job that was killed goes on where it was by an
+        identical call.
+
         Args:
             model: What to predict with, as in `deploy`.
-            dataset: The images.
+            dataset: The images: a dataset, or what `Dataset.from_images` takes, such as a folder without labels.
             split: Only this split; None: all images.
             resources: Machine and limits.
             wait: As in `train`.
@@ -131,6 +137,8 @@ class Backend(ABC):
             JobFailedError: The job failed (only with `wait`).
         """
         folder = self._model_folder(model)
+        if not isinstance(dataset, Dataset):
+            dataset = Dataset.from_images(dataset)
         with Display("predict") as display:
             watch = Stopwatch(display)
             job = self._run(prepare_prediction(folder, dataset, split, resources or Resources(), watch), False, watch)
@@ -181,7 +189,7 @@ class Backend(ABC):
         folder = self._model_folder(model if model is not None else self._latest())
         name = check_name(name or f"medimg-{folder.digest[:8]}", what="an endpoint")
         endpoint = Endpoint(self, name)
-        details = {"digest": folder.digest, "config": config.model_dump(mode="json")}
+        details = {"digest": folder.digest, "config": config.model_dump(mode="json"), "version": version_of(model)}
         try:
             self._deploy(name, folder.path, config, details)
         except AlreadyExistsError:
@@ -446,6 +454,12 @@ class Backend(ABC):
     def _deploy(self, name: str, folder: Path, config: ServeConfig, details: Mapping[str, Any]) -> None:
         """Starts serving a model folder; returns before it is ready.
 
+        Args:
+            name: Of the endpoint.
+            folder: The model.
+            config: How to serve it.
+            details: What `_describe` tells of it, and "version", such as "chest/2" or "", which its answers carry.
+
         Raises:
             AlreadyExistsError: An endpoint of that name exists; must be decided atomically.
         """
@@ -482,6 +496,42 @@ class Backend(ABC):
         raise BackendError(
             f"the {self.name} backend cannot update an endpoint in place. Delete it and deploy the new model"
         )
+
+    def _http_request(self, name: str, body: bytes) -> tuple[str, Mapping[str, str]]:
+        """Returns where a load test sends an encoded image, and the headers that let it in; asked again as they age.
+
+        The answer to the request is that of `_invoke`: `Prediction.to_json()` and the model's digest.
+
+        Raises:
+            EndpointError: It is not ready.
+        """
+        raise BackendError(
+            f"the {self.name} backend cannot load-test an endpoint by its name. Give its address and key: "
+            "medimg load-test URL --key-file FILE"
+        )
+
+    def _keys(self, name: str) -> KeyFile:
+        """Returns the keys of an endpoint, to be added, rotated and revoked.
+
+        Raises:
+            NotFoundError: There is no such endpoint.
+            ConfigError: It has no keys, or they are not ours to change.
+        """
+        command = self._describe("endpoint", name).details.get("key_command")
+        if command == "":
+            raise ConfigError(f"the endpoint {name!r} asks for no key: it was deployed with auth='none'")
+        kept = "is asked with the cloud's own credentials" if command is None else f"has the key printed by: {command}"
+        raise ConfigError(f"the endpoint {name!r} {kept}\nIts keys are kept by {self.name}; {self.keys_advice}")
+
+    def _request_log(self, name: str) -> Iterable[str]:
+        """Returns the lines among which an endpoint's request log is, the oldest first: here its whole log."""
+        return self._log("endpoint", name, 0)[0]
+
+    def _health(self, name: str) -> Mapping[str, Any]:
+        """Returns what `medimg.inference.request_lines.health_of` makes of the request log, or the server's own."""
+        from medimg.inference.request_lines import health_of
+
+        return health_of(self._request_log(name))
 
     def _settle(self, name: str) -> None:  # noqa: B027 - most have nothing to do here
         """Finishes what could only be done once an endpoint is ready, such as its scaling; may be called again."""

@@ -147,7 +147,7 @@ class Job:
         errors = [event.message for event in self._events() if event.kind == "error"]
         text = "\n".join(f"  {line}" for line in last)
         what = errors[-1] if errors else reason or "no reason given"
-        again = "\nAn identical call is a new attempt; training goes on from its last checkpoint, if it has one"
+        again = "\nAn identical call is a new attempt; it goes on from the last checkpoint, if there is one"
         advice = "" if status == "cancelled" else again
         return f"{self.id} {status}: {what}{advice}" + (f"\nLast lines of its log:\n{text}" if text else "")
 
@@ -195,7 +195,11 @@ class Job:
 
     @property
     def predictions(self) -> Predictions:
-        """The table of a prediction job, keyed by sample id: `dataset[id]` is the sample."""
+        """The table of a prediction job, keyed by sample id: `dataset[id]` is the sample.
+
+        It has what the model decides, whether that is uncertain, and the images that could not be read. With the names
+        of the files: `job.predictions.to_csv("table.csv", dataset)`, or `to_parquet`, or `to_dataframe(dataset)`.
+        """
         from medimg.inference.predictions import Predictions
 
         path = self._finished() / "predictions.csv"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import json
 import os
@@ -13,11 +12,13 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from medimg import framework
+from medimg.artifact import ModelFolder
 from medimg.backends import supervisor
 from medimg.backends.base import Backend
 from medimg.backends.doctor import Check, local_checks
@@ -29,6 +30,8 @@ from medimg.config import Framework, JobSpec, Resources, ServeConfig
 from medimg.errors import AlreadyExistsError, ConfigError, EndpointError, NotFoundError
 from medimg.home import atomic_folder, atomic_write, home
 from medimg.inference.answers import read_answer
+from medimg.inference.request_lines import lines_of
+from medimg.key_file import KeyFile
 from medimg.progress import Event, Report
 
 __all__ = ["LocalBackend"]
@@ -240,24 +243,29 @@ class LocalBackend(Backend):
     def _deploy(self, name: str, folder: Path, config: ServeConfig, details: Mapping[str, Any]) -> None:
         if config.kind != "realtime":
             raise ConfigError(f"the local backend serves kind='realtime' only, not {config.kind!r}")
+        if config.runtime == "int8":
+            ModelFolder.load(folder).exported("int8")  # says what to do where it has none
         target = self._home / "endpoints" / name
-        key = secrets.token_urlsafe(32) if config.auth == "key" else ""
         record = {"created": time.time(), **details}
         with self._new(target) as draft:
             # Its own copy: the endpoint serves on when the job is deleted.
             link_tree(folder, draft / "models" / str(details["digest"]))
-            _want(draft, target, str(details["digest"]))
-            if key:
+            _want(draft, target, details)
+            if config.auth == "key":
                 # The key is for the owner's processes; the server is given only its hash.
+                key, _ = KeyFile(draft / "keys.json").add("owner", limited=False)
                 atomic_write(draft / "key", key, private=True)
-                atomic_write(draft / "key-hash", hashlib.sha256(key.encode()).hexdigest())
             atomic_write(draft / "record.json", json.dumps(record))
         command = [sys.executable, "-m", "medimg.serving", "--model-file", str(target / "wanted.json")]
         command += ["--served-file", str(target / "served.json"), "--address-file", str(target / "address.json")]
+        command += ["--log-folder", str(target)]
         for host in config.url_hosts:
             command += ["--url-host", host]
-        if key:
-            command += ["--key-hash-file", str(target / "key-hash")]
+        if config.auth == "key":
+            command += ["--keys", str(target / "keys.json"), "--session-secret", str(target / "session-secret")]
+            command += ["--rate-limit", str(config.rate_limit or 0)]
+        if config.runtime != "litert":
+            command += ["--runtime", config.runtime]
         seconds = None if config.ttl_hours is None else config.ttl_hours * 3600
         supervisor.start(target, command, max_seconds=seconds, remove=True, environment={"PYTHONUNBUFFERED": "1"})
 
@@ -270,7 +278,7 @@ class LocalBackend(Backend):
                 record["digest"] = json.loads((target / "served.json").read_text())["digest"]
             atomic_write(target / "record.json", json.dumps(record))
             link_tree(folder, target / "models" / str(details["digest"]))
-            _want(target, target, str(details["digest"]))
+            _want(target, target, details)
             (target / "served.json").unlink(missing_ok=True)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int((target / "pids").read_text().split()[1]), signal.SIGHUP)
@@ -282,6 +290,12 @@ class LocalBackend(Backend):
             for other in (folder / "models").iterdir():
                 if other.name != served:
                     shutil.rmtree(other, ignore_errors=True)
+
+    def _keys(self, name: str) -> KeyFile:
+        folder = self._folder("endpoint", name)
+        if not (folder / "keys.json").exists():
+            return super()._keys(name)
+        return KeyFile(folder / "keys.json", own=folder / "key")
 
     @staticmethod
     def _endpoint_details(folder: Path) -> dict[str, str]:
@@ -305,8 +319,9 @@ class LocalBackend(Backend):
         headers = {"Content-Type": "application/octet-stream"}
         with self._there("endpoint", name):
             address = json.loads((folder / "address.json").read_text())
-            if resource.details["key_command"]:
-                headers["Authorization"] = f"Bearer {(folder / 'key').read_text()}"
+            key = (folder / "key").read_text() if resource.details["key_command"] else ""
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
         connection = http.client.HTTPConnection(address["host"], address["port"], timeout=60)
         try:
             connection.request("POST", "/invocations", body, headers)
@@ -317,10 +332,51 @@ class LocalBackend(Backend):
             raise EndpointError(f"the endpoint {name!r} ({status}) did not answer: {error}") from error
         finally:
             connection.close()
-        answer = read_answer(response.status, content, endpoint=name)
+        if response.status == 401 and key:
+            with self._there("endpoint", name):
+                rotated = key != (folder / "key").read_text()
+            if rotated:  # between the reading of the key and the server's look at it
+                return self._invoke(name, body)
+        waiting = response.headers.get("Retry-After")
+        answer = read_answer(response.status, content, endpoint=name, retry_after=waiting)
         if not (folder / "models" / str(answer.get("digest"))).exists():
             raise EndpointError(f"what answers for the endpoint {name!r} serves another model. Delete and deploy it")
         return answer
+
+    def _http_request(self, name: str, body: bytes) -> tuple[str, Mapping[str, str]]:
+        resource = self._describe("endpoint", name)
+        if resource.status not in ("ready", "updating"):
+            raise EndpointError(f"the endpoint {name!r} is {resource.status}")
+        headers = {"Content-Type": "application/octet-stream"}
+        if resource.details["key_command"]:
+            with self._there("endpoint", name):
+                headers["Authorization"] = f"Bearer {(self._folder('endpoint', name) / 'key').read_text()}"
+        return str(resource.details["url"]), headers
+
+    def _request_log(self, name: str) -> Iterable[str]:
+        with self._there("endpoint", name):
+            return list(lines_of(self._folder("endpoint", name)))
+
+    def _health(self, name: str) -> Mapping[str, Any]:
+        url, headers = self._http_request(name, b"")
+        address = urlsplit(url)
+        connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
+        try:
+            connection.request("GET", "/health", headers=dict(headers))
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            status = self._describe("endpoint", name).status
+            raise EndpointError(f"the endpoint {name!r} ({status}) did not answer: {error}") from error
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise EndpointError(
+                f"the endpoint {name!r} does not tell its health (HTTP {response.status}): another version of medimg "
+                f"serves it. Deploy it again: backend.endpoint({name!r}).delete(), then backend.deploy(…)"
+            )
+        health: dict[str, Any] = json.loads(content)
+        return health
 
     # -- what it adds -------------------------------------------------------------------------------------------------
 
@@ -375,7 +431,8 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _want(folder: Path, final: Path, digest: str) -> None:
+def _want(folder: Path, final: Path, details: Mapping[str, Any]) -> None:
     """Tells the server which model to serve; `final` is what the folder will be called."""
-    wanted = {"model": str(final / "models" / digest), "digest": digest}
+    digest = str(details["digest"])
+    wanted = {"model": str(final / "models" / digest), "digest": digest, "version": details.get("version", "")}
     atomic_write(folder / "wanted.json", json.dumps(wanted))

@@ -13,7 +13,7 @@ from medimg.errors import ModelFolderError
 if TYPE_CHECKING:
     from medimg.backends.base import Backend
 
-__all__ = ["ModelVersion"]
+__all__ = ["ModelVersion", "version_of"]
 
 
 class ModelVersion:
@@ -61,3 +61,8 @@ class ModelVersion:
     def __repr__(self) -> str:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in self.metrics.items() if value is not None)
         return f"ModelVersion({self.backend.name!r}, {self.id!r}, {figures})"
+
+
+def version_of(model: object) -> str:
+    """Returns the name and number of a registered version, which an endpoint's answers carry; "" of other models."""
+    return model.id if isinstance(model, ModelVersion) else ""

@@ -68,6 +68,11 @@ def prepare_training(
     framework: Framework = "tensorflow",
 ) -> Submission:  # fmt: skip
     """Checks the configuration and the data, packs the images and names the job."""
+    if not dataset.classes:
+        raise DatasetError(
+            "the dataset has no labels: Dataset.from_images is for backend.predict_batch(…). To train, read it with "
+            "Dataset.from_folder or Dataset.from_csv"
+        )
     start = settled(config)
     config = start.config
     models.check(config)
@@ -109,7 +114,10 @@ def prepare_prediction(
         report(Event("warning", message=f"left out: {rejection}"))
     size = model.record.preprocessing.image_size
     pack = build(dataset.without(rejected), size, facts=facts, report=report)
-    return _submission("predict", "predict", pack, {"model": model_input(model)}, resources, split=split)
+    return _submission(
+        "predict", "predict", pack, {"model": model_input(model)}, resources, split=split,
+        rejected={id: rejection.code for id, rejection in rejected.items()},
+    )  # fmt: skip
 
 
 def _submission(
@@ -121,6 +129,7 @@ def _submission(
     *,
     config: TrainConfig | None = None,
     split: Split | None = None,
+    rejected: Mapping[str, str] | None = None,
     notices: tuple[str, ...] = (),
     audit: tuple[Finding, ...] = (),
     allow: tuple[str, ...] = (),
@@ -135,7 +144,7 @@ def _submission(
     draft = JobSpec(
         kind=kind, base=name, checkpoints=name, config=config, resources=resources, data=pack.fingerprint,
         pack=pack.path.name, samples=pack.manifest, inputs={role: use.path.name for role, use in inputs.items()},
-        split=split, code=code_digest(), notices=notices, audit=audit, allow=allow,
+        split=split, rejected=dict(rejected or {}), code=code_digest(), notices=notices, audit=audit, allow=allow,
         workload=workload, framework=framework,
     )  # fmt: skip
     # A table of predictions is keyed by sample id: the same pixels under other names are another table.

@@ -16,7 +16,8 @@ from medimg.home import atomic_write, home
 __all__ = ["wheel"]
 
 OLDEST_PYTHON = "3.11"
-_TRAVELS = (".css", ".json", ".py", ".typed")  # what an editor or a user left beside the code stays here
+# What an editor or a user left beside the code stays here.
+_TRAVELS = (".css", ".html", ".js", ".json", ".py", ".svg", ".typed")
 
 
 def wheel() -> Path:

@@ -53,14 +53,14 @@ def _medimg(
 
 # In the order of a project's life, which is how help lists them. Each module is light: the libraries load in the calls.
 for _name in (
-    "public_sets", "audit", "training", "serving", "inventory", "cost", "compare", "comparison", "doctor", "aws",
-    "azure", "demo",
+    "public_sets", "audit", "training", "export", "serving", "serve", "prediction", "load_test", "drift", "inventory",
+    "keys", "cost", "compare", "comparison", "doctor", "aws", "azure", "demo",
 ):  # fmt: skip
     importlib.import_module(f"medimg.cli.{_name}").add_to(app)
 
 
 def main() -> None:
-    """Runs the program on the arguments of this process; ends it with 0, 1 (an error) or 2 (a mistake in the call)."""
+    """Runs the program on this process's arguments; ends it with 0, 1 (an error), 2 (a mistake) or a command's own."""
     # Accents in names of files and classes must not stop a report in a terminal that has none.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

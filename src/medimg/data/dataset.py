@@ -51,7 +51,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset(Sources):
-    """Labelled images; immutable: `split` and `subset` return new ones.
+    """Images with labels, or those of `from_images` without; immutable: `split` and `subset` return new ones.
 
     Make one with a method that starts with `from_`.
 

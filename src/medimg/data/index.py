@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from medimg.data.decode import inspect, read
+from medimg.data.formats.pillow import is_jpeg
 from medimg.data.pixels import Pixels, as_mode
 from medimg.errors import ImageRejected
 from medimg.home import cores, home, make_folder
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["THUMBNAIL", "Appearance", "PixelFacts", "appearance", "digest", "in_parallel", "pixel_facts"]
 
 # Raised when decode() gives other pixels for the same bytes, or rows hold other facts: old rows are then not believed.
-DECODER = 3
+DECODER = 4
 DETAIL = 128  # side in pixels at which directions of detail are compared
 THUMBNAIL = 32  # side in pixels: enough to know a picture again, too little to read it
 BORDER = 0.05  # of each side: where markers, collimators and padding are, and findings are not
@@ -42,18 +43,18 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pixels (
     path BLOB PRIMARY KEY, size INTEGER, mtime INTEGER, digest TEXT, height INTEGER, width INTEGER, channels INTEGER,
     mode TEXT, bits INTEGER, orientation INTEGER, mean REAL, std REAL, low REAL, high REAL, border_mean REAL,
-    border_std REAL, stretch REAL, thumbnail BLOB
+    border_std REAL, stretch REAL, thumbnail BLOB, content TEXT, jpeg INTEGER
 )
 """
 _FIND = """
-SELECT digest, height, width, channels, mode, bits, orientation, mean, std, low, high, border_mean, border_std,
-    stretch, thumbnail FROM pixels WHERE path = ? AND size = ? AND mtime = ?
+SELECT digest, height, width, channels, content, jpeg, mode, bits, orientation, mean, std, low, high, border_mean,
+    border_std, stretch, thumbnail FROM pixels WHERE path = ? AND size = ? AND mtime = ?
 """
 _KEEP = """
 INSERT OR REPLACE INTO pixels (
-    path, size, mtime, digest, height, width, channels, mode, bits, orientation, mean, std, low, high, border_mean,
-    border_std, stretch, thumbnail
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    path, size, mtime, digest, height, width, channels, content, jpeg, mode, bits, orientation, mean, std, low, high,
+    border_mean, border_std, stretch, thumbnail
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 Item = TypeVar("Item")
@@ -104,6 +105,8 @@ class PixelFacts:
         channels: 1 for grey, also where it is stored as colour; 3 for colour; 0 where it cannot be read.
         rejection: Why it cannot be read, or None.
         appearance: What the audit asks; None where it cannot be read.
+        content: SHA-256 of the file, by which it is known not to have changed; "" where it cannot be read.
+        jpeg: Whether it is a JPEG, which is decoded no larger than a pack needs it.
     """
 
     digest: str
@@ -112,6 +115,8 @@ class PixelFacts:
     channels: int
     rejection: ImageRejected | None = None
     appearance: Appearance | None = None
+    content: str = ""
+    jpeg: bool = False
 
 
 def pixel_facts(samples: Sequence[Sample], report: Report) -> Mapping[str, PixelFacts]:
@@ -217,8 +222,10 @@ def _find(
         if row is None:
             todo.append((sample, key))
         else:
-            hashed, height, width, channels, *looks = row
-            facts[sample.id] = PixelFacts(hashed, height, width, channels, appearance=Appearance(*looks))
+            hashed, height, width, channels, content, jpeg, *looks = row
+            facts[sample.id] = PixelFacts(
+                hashed, height, width, channels, appearance=Appearance(*looks), content=content, jpeg=bool(jpeg)
+            )
     database.rollback()
     return facts, todo
 
@@ -242,7 +249,8 @@ def _read_all(
             facts[sample.id] = fact
             # A rejection is not kept: it may lie in permissions or memory, and the file is to be mended.
             if key is not None and fact.appearance is not None:
-                rows.append((*key, fact.digest, fact.height, fact.width, fact.channels, *astuple(fact.appearance)))
+                size = (fact.height, fact.width, fact.channels)
+                rows.append((*key, fact.digest, *size, fact.content, fact.jpeg, *astuple(fact.appearance)))
             if time.monotonic() - last >= EVERY or number == len(todo):
                 with database:
                     database.executemany(_KEEP, rows)
@@ -254,9 +262,13 @@ def _read_all(
 
 def _read(path: Path) -> PixelFacts:
     try:
-        pixels, stored = inspect(read(path), name=str(path))
+        data = read(path)
+        pixels, stored = inspect(data, name=str(path))
     except ImageRejected as rejection:
         return PixelFacts("", 0, 0, 0, rejection)
     looks = appearance(pixels, mode=stored.mode, bits=stored.bits, orientation=stored.orientation)
     channels = 1 if pixels.ndim == 2 else 3
-    return PixelFacts(digest(pixels), pixels.shape[0], pixels.shape[1], channels, appearance=looks)
+    return PixelFacts(
+        digest(pixels), pixels.shape[0], pixels.shape[1], channels,
+        appearance=looks, content=hashlib.sha256(data).hexdigest(), jpeg=is_jpeg(data),
+    )  # fmt: skip

@@ -5,8 +5,9 @@
     images-00000.u8   pixels: uint8 (images, height, width, channels), one channel where all of a shard's are grey
 
 A pack is what a job receives, on every backend. Its address depends on what is in it and not on names or the salt: the
-same content under other names is the same pack with one more manifest. A manifest is named by its hash and never
-written again, so that a job finds the one it was submitted with, whatever is packed while it runs.
+same content under other names is the same pack with one more manifest. Pixels are those that a server makes of the same
+file (`decode` at the pack's size), so one picture as a large JPEG and as a PNG makes two packs. A manifest is named by
+its hash and never written again, so that a job finds the one it was submitted with, whatever is packed while it runs.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ import numpy as np
 
 from medimg.config import Task
 from medimg.data.decode import decode, read
+from medimg.data.formats.pillow import SPARE
 from medimg.data.index import digest, in_parallel
-from medimg.data.pixels import Pixels, as_mode, resize
+from medimg.data.pixels import Pixels, as_mode
 from medimg.errors import DatasetError
 from medimg.home import Use, atomic_write, drop, home, locked, make_folder, salt, salted, storage_errors
 from medimg.progress import Event, Report, heartbeat, silent
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pack", "PackedSample", "address", "build", "forget"]
 
-VERSION = 2
+VERSION = 3
 SHARD_BYTES = 80_000_000  # of colour, 512 images of 224 pixels: large enough for sequential reads, small enough to redo
 MOST_IN_SHARD = 512
 
@@ -192,9 +194,10 @@ def address(dataset: Dataset, facts: Mapping[str, PixelFacts], image_size: int, 
         for sample in dataset.samples
         if dataset.keep and facts[sample.id].rejection is None
     ]
+    scaled = [fact.digest for fact in (facts[sample.id] for sample in dataset.samples) if _is_scaled(fact, image_size)]
     content = [
         VERSION, fingerprint, dataset.classes, dataset.task, dataset.positive, image_size,
-        dataset.keep, sorted(named, key=repr),
+        dataset.keep, sorted(named, key=repr), sorted(scaled),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
@@ -221,8 +224,11 @@ def build(dataset: Dataset, image_size: int, *, facts: Mapping[str, PixelFacts],
     # The order is that of the pixels' hashes: the same content gives the same shards, however the files are called.
     samples = sorted(
         (sample for sample in dataset.samples if facts[sample.id].rejection is None),
-        key=lambda sample: (facts[sample.id].digest, repr(sample.labels), sample.split or "", sample.group or ""),
-    )
+        key=lambda sample: (
+            facts[sample.id].digest, _is_scaled(facts[sample.id], image_size),
+            repr(sample.labels), sample.split or "", sample.group or "",
+        ),
+    )  # fmt: skip
     lines = _manifest_lines(dataset, samples)
     manifest = f"samples-{hashlib.sha256(lines).hexdigest()[:16]}.jsonl"
     use = Use(final)
@@ -308,7 +314,7 @@ def _write_shards(
         file = folder / f"images-{start // step:05d}.u8"
         if not file.exists():  # it is written whole or not at all, so one that is there is right
             pixels = np.empty((len(part), size, size, channels), np.uint8)
-            images = in_parallel(lambda sample: _image(sample, facts[sample.id].digest, size), part)
+            images = in_parallel(lambda sample: _image(sample, facts[sample.id], size), part)
             with closing(images):
                 for number, image in enumerate(images):
                     pixels[number] = as_mode(image, 3 if channels == 3 else 1)
@@ -320,11 +326,17 @@ def _write_shards(
     return shards
 
 
-def _image(sample: Sample, expected: str, size: int) -> Pixels:
-    pixels = decode(read(sample.path), name=str(sample.path))
-    if digest(pixels) != expected:
-        raise DatasetError(f"{sample.path} has changed since the dataset was read. Submit the dataset again")
-    return resize(pixels, (size, size))
+def _image(sample: Sample, fact: PixelFacts, size: int) -> Pixels:
+    data, name = read(sample.path), str(sample.path)
+    # Other bytes may hold the same pixels, such as when metadata was changed meanwhile.
+    if hashlib.sha256(data).hexdigest() != fact.content and digest(decode(data, name=name)) != fact.digest:
+        raise DatasetError(f"{name} has changed since the dataset was read. Submit the dataset again")
+    return decode(data, name=name, size=(size, size))
+
+
+def _is_scaled(fact: PixelFacts, size: int) -> bool:
+    """Tells whether the pixels at a size depend on the file being a JPEG."""
+    return fact.jpeg and min(fact.height, fact.width) >= 2 * SPARE * size
 
 
 def _named(dataset: Dataset, sample: Sample) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +40,25 @@ class Sources:
         from medimg.data.readers.folder import read_folder
 
         return read_folder(Path(root), group=group, positive=positive)
+
+    @staticmethod
+    def from_images(
+        images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, recursive: bool = True
+    ) -> Dataset:
+        """Reads images without labels, to be predicted: it has no classes, and nothing can be trained on it.
+
+        Args:
+            images: A folder of any structure, a file, or several of these. In folders, images are known by the ends of
+                their names, DICOM files by their signature.
+            recursive: Whether to read the folders in a folder, too.
+
+        Raises:
+            DatasetError: No images.
+        """
+        from medimg.data.readers.images import read_images
+
+        several = [images] if isinstance(images, str | os.PathLike) else images
+        return read_images([Path(image) for image in several], recursive=recursive)
 
     @staticmethod
     def from_csv(

@@ -58,6 +58,8 @@ def _sizes(dataset: Dataset) -> str:
 
 
 def _warnings(dataset: Dataset) -> list[str]:
+    if not dataset.classes:
+        return [*dataset.notices]
     found = [*dataset.notices, *lacking(dataset)]
     leaking = dataset.groups_in_two_splits()
     if leaking:
@@ -84,7 +86,7 @@ def _table(dataset: Dataset) -> tuple[list[str], list[list[str]]]:
     ]
     if len(dataset.classes) > _MOST_CLASSES:
         rows.append([f"and {len(dataset.classes) - _MOST_CLASSES:,} more", *("" for _ in splits)])
-    if dataset.task == "multilabel":
+    if dataset.task == "multilabel" and dataset.classes:
         rows.append(["none of these", *(f"{sum(not dataset.label_names(s) for s in part):,}" for part in parts)])
     rows.append(["images", *(f"{len(part):,}" for part in parts)])
     if any(sample.group is not None for sample in dataset.samples):
@@ -95,7 +97,8 @@ def _table(dataset: Dataset) -> tuple[list[str], list[list[str]]]:
 def _title(dataset: Dataset) -> str:
     kind = "labels" if dataset.task == "multilabel" else "classes"
     images = amount(len(dataset), "image")
-    return f"{dataset.name}: {images}, {len(dataset.classes)} {kind}, {dataset.task}, {_sizes(dataset)}"
+    labelled = f"{len(dataset.classes)} {kind}, {dataset.task}" if dataset.classes else "without labels"
+    return f"{dataset.name}: {images}, {labelled}, {_sizes(dataset)}"
 
 
 def text(dataset: Dataset) -> str:
@@ -139,6 +142,8 @@ def figure(dataset: Dataset, *, count: int, split: str | None, seed: int) -> Fig
         raise DatasetError("the dataset has no images")
     if not pool:
         raise DatasetError(f"there is no {split} split. Splits: {listing(dataset.splits) or 'none'}")
+    if not dataset.classes:
+        raise DatasetError("the dataset has no labels, and images are shown by class")
     if count < 1:
         raise DatasetError(f"count={count}: at least one image of each class")
     names = dataset.classes[:_MOST_CLASSES]

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from medimg.data.decode import ImageLike, to_pixels
-from medimg.data.pixels import Pixels, as_mode, resize
+from medimg.data.pixels import Pixels, as_mode
 from medimg.errors import ConfigError, did_you_mean
 from medimg.evaluation.maps import Map, evidence
 from medimg.home import atomic_write
@@ -93,7 +93,7 @@ class Explainer:
     def explain(self, image: ImageLike, target: str | None = None) -> Explanation:
         """Returns what spoke for a class in one image: see `ModelFolder.explain`."""
         side = self.record.preprocessing.image_size
-        shown = resize(to_pixels(image), (side, side))
+        shown = to_pixels(image, size=(side, side))
         probabilities = self.predictor.probabilities(self.predictor.prepare(shown)[None])[0]
         prediction = decide(self.record, probabilities, latency_ms=0.0)
         chosen = target or _in_question(self.record, prediction)

@@ -24,7 +24,7 @@ from medimg.progress import Report as Progress
 if TYPE_CHECKING:
     from medimg.data.dataset import Dataset
 
-__all__ = ["Scored", "evaluate", "judge", "score"]
+__all__ = ["Scored", "check_classes", "evaluate", "judge", "score"]
 
 
 def judge(
@@ -123,12 +123,7 @@ def score(model: ModelFolder, dataset: Dataset, *, split: str) -> Scored:
         DatasetError: The dataset has other classes, no such split, or images that the model has learnt from.
     """
     record = model.record
-    kind = (dataset.task, dataset.classes)
-    if kind != (record.task, record.classes):
-        raise DatasetError(
-            f"the dataset is {dataset.task} with {', '.join(dataset.classes)}, the model {record.task} with "
-            f"{', '.join(record.classes)}. They must be the same"
-        )
+    check_classes(record, dataset)
     chosen = dataset.of(split) if dataset.splits else dataset.samples
     if not chosen:
         raise DatasetError(f"the dataset has no {split} split. Splits: {', '.join(dataset.splits)}")
@@ -144,6 +139,20 @@ def score(model: ModelFolder, dataset: Dataset, *, split: str) -> Scored:
         table = model.predictor.predict_pack(pack, split=split, report=display)
     looks = add_look(model.path, part.fingerprint_of(facts)) if split == "test" else model.test_looks
     return Scored(table, pack, looks, tuple(notices))
+
+
+def check_classes(record: ModelRecord, dataset: Dataset) -> None:
+    """Checks that a dataset asks what a model answers.
+
+    Raises:
+        DatasetError: It has another task or other classes.
+    """
+    kind = (dataset.task, dataset.classes)
+    if kind != (record.task, record.classes):
+        raise DatasetError(
+            f"the dataset is {dataset.task} with {', '.join(dataset.classes)}, the model {record.task} with "
+            f"{', '.join(record.classes)}. They must be the same"
+        )
 
 
 def _columns(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:

@@ -1,7 +1,8 @@
 """Which images a model has seen: so that it is never judged by accident on those it learnt from.
 
-The model folder keeps a hash of the pixels of every training and validation image. Names cannot do that: the same
-images may lie elsewhere under other names, and other images under the same ones.
+The model folder keeps a hash of the pixels of every training and validation image, at the size that the network takes.
+Names cannot do that: the same images may lie elsewhere under other names, and other images under the same ones. A large
+JPEG that was saved anew as PNG is not known again, for it is brought to that size in another way.
 """
 
 from __future__ import annotations

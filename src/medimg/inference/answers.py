@@ -25,17 +25,18 @@ def refusal(rejection: ImageRejected) -> dict[str, str]:
     return {"error": rejection.message, "code": rejection.code}
 
 
-def read_answer(status: int, body: bytes, *, endpoint: str = "") -> Mapping[str, Any]:
+def read_answer(status: int, body: bytes, *, endpoint: str = "", retry_after: str | None = None) -> Mapping[str, Any]:
     """Returns what an endpoint answered, for `Prediction.from_json`.
 
     Args:
         status: The HTTP status. SageMaker reports that of the container as OriginalStatusCode.
         body: The body, whole.
         endpoint: Its name, for the message.
+        retry_after: The header of that name, where there is one: seconds.
 
     Raises:
         ImageRejected: The image was refused.
-        EndpointError: Anything else but an answer.
+        EndpointError: Anything else but an answer; it carries the status.
     """
     answer = _object(body)
     if status == 200 and "probabilities" in answer:
@@ -49,7 +50,11 @@ def read_answer(status: int, body: bytes, *, endpoint: str = "") -> Mapping[str,
         )
     said = answer.get("error") or answer.get("message") or answer.get("Message") or answer.get("title")
     text = str(said) if said else body[:200].decode(errors="replace")
-    raise EndpointError(f"the endpoint {endpoint!r} answered {status}: {text}" if endpoint else f"{status}: {text}")
+    raise EndpointError(
+        f"the endpoint {endpoint!r} answered {status}: {text}" if endpoint else f"{status}: {text}",
+        status=status,
+        retry_after=float(retry_after) if retry_after and retry_after.isdecimal() else None,  # or a date: not ours
+    )
 
 
 def _object(body: bytes) -> dict[str, Any]:

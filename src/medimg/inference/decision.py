@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medimg.artifact import ModelRecord
 
-__all__ = ["Prediction", "decide", "distribution"]
+if TYPE_CHECKING:
+    from medimg.inference.predictions import Predictions
+
+__all__ = ["Prediction", "decide", "decided", "distribution"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +97,13 @@ def decide(record: ModelRecord, probabilities: Sequence[float] | np.ndarray, *, 
         label = " | ".join(positives) or "none"
     uncertain = any(low <= by_class[name] <= high for name, (low, high) in record.uncertain.items())
     return Prediction(label, by_class, positives, dict(record.thresholds), latency_ms, uncertain)
+
+
+def decided(record: ModelRecord, predictions: Predictions) -> Predictions:
+    """Returns a table with what the model decides for each sample: `decide` of each row."""
+    answers = [decide(record, row, latency_ms=0.0) for row in predictions.probabilities]
+    return replace(
+        predictions,
+        decided=tuple(answer.positives for answer in answers),
+        uncertain=tuple(answer.uncertain for answer in answers),
+    )

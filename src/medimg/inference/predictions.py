@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from medimg.errors import DatasetError
+from medimg.errors import ConfigError, DatasetError
+from medimg.inference.consistency import Label, check_parts, check_probabilities, checked_label, some
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from medimg.config import Task
+    from medimg.data.dataset import Dataset
 
 __all__ = ["Label", "Predictions", "Row"]
-
-Label = int | tuple[int | None, ...]
-"""A class index (binary, multiclass), or one of 1, 0 and None (unknown) for every class (multilabel)."""
-
-# A softmax that was quantised to 8 bits misses 1 by a few 256ths; anything further off is no distribution.
-_SUM_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -39,12 +35,16 @@ class Row:
         probabilities: Class to probability.
         truth: The class (binary, multiclass), or class to True, False or None (multilabel); None without labels.
         group: The sample's patient, or None.
+        decision: What the model decided, as `Prediction.label`; None where the table holds no decisions.
+        uncertain: As in `Prediction`; None where the table holds no decisions.
     """
 
     id: str
     probabilities: dict[str, float]
     truth: str | dict[str, bool | None] | None
     group: str | None
+    decision: str | None = None
+    uncertain: bool | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,6 +62,10 @@ class Predictions:
         split: "train", "val" or "test", or None.
         columns: Name to one value a sample, in the order of `ids`: what the user named of each image, such as its view;
             or None.
+        decided: The classes that each sample was decided to be, as `Prediction.positives`; or None.
+        uncertain: Whether each decision is uncertain, as in `Prediction`; there where `decided` is.
+        rejected: Samples that could not be read, by id, each with a code of `medimg.data.decode.REJECTIONS`; none of
+            them is in `ids`.
 
     Raises:
         DatasetError: The parts do not fit together; the message names the ids.
@@ -76,6 +80,9 @@ class Predictions:
     groups: tuple[str | None, ...] | None = None
     split: str | None = None
     columns: Mapping[str, tuple[str, ...]] | None = None
+    decided: tuple[tuple[str, ...], ...] | None = None
+    uncertain: tuple[bool, ...] | None = None
+    rejected: Mapping[str, str] = field(default_factory=dict)
     _position: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,71 +94,13 @@ class Predictions:
         object.__setattr__(self, "groups", None if self.groups is None else tuple(self.groups))
         columns = {name: tuple(values) for name, values in (self.columns or {}).items()}
         object.__setattr__(self, "columns", columns or None)
-        self._check_shape()
+        object.__setattr__(self, "rejected", dict(self.rejected))
+        check_parts(self)
         object.__setattr__(self, "_position", {name: row for row, name in enumerate(self.ids)})
-        self._check_values()
+        check_probabilities(self)
         if self.labels is not None:
-            labels = tuple(self._label(*pair) for pair in zip(self.ids, self.labels, strict=True))
+            labels = tuple(checked_label(self, *pair) for pair in zip(self.ids, self.labels, strict=True))
             object.__setattr__(self, "labels", labels)
-
-    def _check_shape(self) -> None:
-        if repeated := [name for name, count in Counter(self.classes).items() if count > 1]:
-            raise DatasetError(f"classes must be different names; repeated: {_some(repeated)}")
-        if self.task == "binary" and (len(self.classes) != 2 or self.positive not in self.classes):
-            raise DatasetError(
-                f"a binary task has two classes and names the positive one; got {self.classes}, {self.positive!r}"
-            )
-        if self.task != "binary" and self.positive is not None:
-            raise DatasetError(f"only a binary task has a positive class; this one is {self.task}")
-        if not self.ids:
-            raise DatasetError("a table of predictions needs at least one sample")
-        if repeated := [name for name, count in Counter(self.ids).items() if count > 1]:
-            raise DatasetError(f"every sample id must occur once; repeated: {_some(repeated)}")
-        if self.probabilities.shape != (expected := (len(self.ids), len(self.classes))):
-            raise DatasetError(
-                f"probabilities have the shape {self.probabilities.shape}; {len(self.ids)} samples and "
-                f"{len(self.classes)} classes need {expected}"
-            )
-        for name in ("labels", "groups"):
-            column: Sequence[object] | None = getattr(self, name)
-            if column is not None and len(column) != len(self.ids):
-                raise DatasetError(f"{len(column)} {name} for {len(self.ids)} samples")
-        for name, values in (self.columns or {}).items():
-            if len(values) != len(self.ids):
-                raise DatasetError(f"{len(values)} values of the column {name!r} for {len(self.ids)} samples")
-            if wrong := [sample for sample, value in zip(self.ids, values, strict=True) if not isinstance(value, str)]:
-                raise DatasetError(f"the column {name!r} must hold text; it does not for {_some(wrong)}")
-
-    def _check_values(self) -> None:
-        table = self.probabilities
-        # Written so that NaN fails too.
-        wrong: npt.NDArray[np.bool_] = np.logical_not(((table >= 0) & (table <= 1)).all(axis=1))
-        if wrong.any():
-            raise DatasetError(f"probabilities outside 0 to 1, or not numbers, for {_some(self._ids_where(wrong))}")
-        if self.task != "multilabel":
-            wrong = np.abs(table.sum(axis=1) - 1) > _SUM_TOLERANCE
-            if wrong.any():
-                raise DatasetError(f"probabilities that do not sum to 1 for {_some(self._ids_where(wrong))}")
-
-    def _ids_where(self, mask: npt.NDArray[np.bool_]) -> list[str]:
-        return [self.ids[row] for row in np.flatnonzero(mask)]
-
-    def _label(self, sample: str, label: Label) -> Label:
-        try:
-            if self.task == "multilabel":
-                values = tuple(None if value is None else int(operator.index(value)) for value in label)  # type: ignore[union-attr]
-                if len(values) == len(self.classes) and all(value in (0, 1, None) for value in values):
-                    return values
-            elif 0 <= (index := int(operator.index(label))) < len(self.classes):  # type: ignore[arg-type]
-                return index
-        except TypeError:
-            pass
-        wanted = (
-            f"{len(self.classes)} values of 1, 0 or None"
-            if self.task == "multilabel"
-            else f"a class index from 0 to {len(self.classes) - 1}"
-        )
-        raise DatasetError(f"the label of {sample!r} is {label!r}; a {self.task} task needs {wanted}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -164,10 +113,17 @@ class Predictions:
 
     def __getitem__(self, sample: str) -> Row:
         if sample not in self._position:
-            raise DatasetError(f"no prediction for {sample!r}; there are {len(self):,}: {_some(self.ids)}")
+            raise DatasetError(f"no prediction for {sample!r}; there are {len(self):,}: {some(self.ids)}")
         row = self._position[sample]
         probabilities = dict(zip(self.classes, self.probabilities[row].tolist(), strict=True))
-        return Row(sample, probabilities, self._truth_of(row), self.groups[row] if self.groups else None)
+        return Row(
+            id=sample,
+            probabilities=probabilities,
+            truth=self._truth_of(row),
+            group=self.groups[row] if self.groups else None,
+            decision=None if self.decided is None else self.decisions[row],
+            uncertain=None if self.uncertain is None else self.uncertain[row],
+        )
 
     def _truth_of(self, row: int) -> str | dict[str, bool | None] | None:
         if self.labels is None:
@@ -180,11 +136,28 @@ class Predictions:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Predictions):
             return NotImplemented
-        names = ("classes", "task", "positive", "ids", "labels", "groups", "split", "columns")
+        names = (
+            "classes", "task", "positive", "ids", "labels", "groups", "split", "columns", "decided", "uncertain",
+            "rejected",
+        )  # fmt: skip
         same = all(getattr(self, name) == getattr(other, name) for name in names)
         return same and np.array_equal(self.probabilities, other.probabilities)
 
     __hash__ = None  # type: ignore[assignment]  # equality by value, over an array: no cheap hash
+
+    @cached_property
+    def decisions(self) -> tuple[str, ...]:
+        """What was decided for each sample, as `Prediction.label` says it.
+
+        Raises:
+            DatasetError: The table has no decisions.
+        """
+        if self.decided is None:
+            raise DatasetError("these predictions have no decisions; predictions.decide(thresholds) makes some")
+        if self.task == "multilabel":
+            return tuple(" | ".join(names) or "none" for names in self.decided)
+        negative = next((name for name in self.classes if name != self.positive), "")
+        return tuple(names[0] if names else negative for names in self.decided)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -226,7 +199,7 @@ class Predictions:
             decided: npt.NDArray[np.bool_] = np.arange(len(self.classes)) == self.scores.argmax(axis=1)[:, None]
             return decided
         if missing := [name for name in self.targets if name not in thresholds]:
-            raise DatasetError(f"no threshold for {_some(missing)}")
+            raise DatasetError(f"no threshold for {some(missing)}")
         return self.scores >= np.array([thresholds[name] for name in self.targets])
 
     def select(self, ids: Iterable[str]) -> Predictions:
@@ -237,7 +210,7 @@ class Predictions:
         """
         chosen = tuple(ids)
         if unknown := [name for name in chosen if name not in self._position]:
-            raise DatasetError(f"no prediction for {_some(unknown)}; there are {len(self):,}: {_some(self.ids)}")
+            raise DatasetError(f"no prediction for {some(unknown)}; there are {len(self):,}: {some(self.ids)}")
         rows = [self._position[name] for name in chosen]
         return replace(
             self,
@@ -246,6 +219,9 @@ class Predictions:
             labels=None if self.labels is None else tuple(self.labels[row] for row in rows),
             groups=None if self.groups is None else tuple(self.groups[row] for row in rows),
             columns={name: tuple(values[row] for row in rows) for name, values in (self.columns or {}).items()},
+            decided=None if self.decided is None else tuple(self.decided[row] for row in rows),
+            uncertain=None if self.uncertain is None else tuple(self.uncertain[row] for row in rows),
+            rejected={},
         )
 
     def join(self, labels: Mapping[str, Label] | Iterable[tuple[str, Label]]) -> Predictions:
@@ -267,23 +243,30 @@ class Predictions:
             ("no label", without_label),
             ("a label but no prediction", without_prediction),
         )
-        if found := [f"{problem} for {_some(names)}" for problem, names in problems if names]:
+        if found := [f"{problem} for {some(names)}" for problem, names in problems if names]:
             raise DatasetError(f"labels and predictions do not match: {'; '.join(found)}")
         return replace(self, labels=tuple(known[name] for name in self.ids))
 
-    def to_csv(self, path: str | Path) -> Path:
+    def to_csv(self, path: str | Path, dataset: Dataset | None = None) -> Path:
         """Writes the table and returns its path.
 
-        Columns: `id`, `split`, `group`, `task`, `positive` (binary), `label` with the class's name (multilabel: one
-        `label:<class>` with 1, 0 or nothing), one `column:<name>` for each of `columns`, and one `p:<class>` a class,
-        exact to the last bit. UTF-8.
+        Columns: `id`, `split`, `group`, `task`, `positive` (binary), `label` with the true class's name (multilabel:
+        one `label:<class>` with 1, 0 or nothing), `decision` with the decided one (multilabel: one `decision:<class>`
+        with 1 or 0) and `uncertain` with 1 or 0 where there are decisions, one `column:<name>` for each of `columns`,
+        one `p:<class>` a class, exact to the last bit; where images could not be read, these come last, with the code
+        in `rejected` and what it means in `reason`. UTF-8.
+
+        Args:
+            path: Of the file.
+            dataset: Where the samples are from: adds the column `image` with their paths. Keep such a file to yourself.
 
         Raises:
             StorageError: The disk is full or not writable.
+            NotFoundError: A sample is not in the dataset.
         """
         from medimg.inference import predictions_csv
 
-        return predictions_csv.write(self, Path(path))
+        return predictions_csv.write(self, Path(path), dataset)
 
     @classmethod
     def from_csv(cls, path: str | Path) -> Predictions:
@@ -296,18 +279,54 @@ class Predictions:
 
         return predictions_csv.read(Path(path))
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """Returns the table as a pandas DataFrame, indexed by sample id; needs pandas."""
+    def to_parquet(self, path: str | Path, dataset: Dataset | None = None) -> Path:
+        """Writes the table as Parquet, with the columns of `to_csv`, and returns its path.
+
+        Args:
+            path: Of the file.
+            dataset: As in `to_csv`.
+
+        Raises:
+            ConfigError: pyarrow is not installed.
+            StorageError: The disk is full or not writable.
+            NotFoundError: A sample is not in the dataset.
+        """
+        written: Path = _parquet().write(self, Path(path), dataset)
+        return written
+
+    @classmethod
+    def from_parquet(cls, path: str | Path) -> Predictions:
+        """Returns a table that `to_parquet` wrote.
+
+        Raises:
+            ConfigError: pyarrow is not installed.
+            DatasetError: The file is not such a table; the message names the line or the column.
+        """
+        found: Predictions = _parquet().read(Path(path))
+        return found
+
+    def to_dataframe(self, dataset: Dataset | None = None) -> pd.DataFrame:
+        """Returns the table as a pandas DataFrame with the columns of `to_csv`, indexed by sample id; needs pandas.
+
+        Args:
+            dataset: As in `to_csv`.
+
+        Raises:
+            NotFoundError: A sample is not in the dataset.
+        """
         import pandas as pd
 
         from medimg.inference import predictions_csv
 
-        return pd.DataFrame(list(predictions_csv.rows(self)), columns=predictions_csv.header(self)).set_index("id")
+        header = predictions_csv.header(self, dataset)
+        return pd.DataFrame(list(predictions_csv.rows(self, dataset)), columns=header).set_index("id")
 
     def __repr__(self) -> str:
         labelled = "without labels" if self.labels is None else "with labels"
         split = "" if self.split is None else f" of {self.split}"
-        return f"<Predictions: {len(self):,} samples{split}, {self.task}, {' | '.join(self.classes)}, {labelled}>"
+        rejected = f", {len(self.rejected):,} rejected" if self.rejected else ""
+        classes = " | ".join(self.classes)
+        return f"<Predictions: {len(self):,} samples{split}, {self.task}, {classes}, {labelled}{rejected}>"
 
     def _repr_html_(self) -> str:
         shown = 5
@@ -320,6 +339,11 @@ class Predictions:
         return f"<p>{escape(repr(self)[1:-1])}</p><table><tr>{head}</tr>{body}</table>{more}"
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(repr(name) for name in names[:most]) + more
+def _parquet() -> ModuleType:
+    try:
+        from medimg.inference import predictions_parquet
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "pyarrow":
+            raise
+        raise ConfigError("Parquet needs pyarrow, which is not installed. Run: pip install pyarrow") from error
+    return predictions_parquet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from medimg.data.decode import ImageLike
 from medimg.errors import DatasetError, RuntimeMismatchError
 from medimg.inference.decision import Prediction, decide, distribution
 from medimg.inference.runtimes import Runtime, RuntimeName, open_runtime
-from medimg.progress import Event, Report, silent
+from medimg.progress import Event, Pace, Report, silent
 
 if TYPE_CHECKING:
     from medimg.data.pack import Pack
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["TOLERANCE", "Predictor"]
 
 TOLERANCE = 1e-4  # between runtimes and machines
-_CHUNK = 256  # images of a pack in memory at a time
+_CHUNK = 64  # images of a pack between two reports: whole batches of every runtime, so that none depends on the start
 
 
 class Predictor:
@@ -29,8 +30,8 @@ class Predictor:
 
     Args:
         model: The model.
-        runtime: "litert" or "keras"; one that is open already, such as `TFServingRuntime`; or None, which takes the
-            fastest that the model has.
+        runtime: "litert", "int8", "onnx" or "keras"; one that is open already, such as `TFServingRuntime`; or None,
+            which takes LiteRT where the model has it, else Keras.
     """
 
     def __init__(self, model: ModelFolder, *, runtime: RuntimeName | Runtime | None = None) -> None:
@@ -56,11 +57,35 @@ class Predictor:
             ImageRejected: It cannot be read.
         """
         started = time.perf_counter()
-        probabilities = self.probabilities(self.prepare(image, name=name)[None])[0]
+        return self.predict_prepared(self.prepare(image, name=name), started=started)
+
+    def predict_prepared(self, image: np.ndarray, *, started: float) -> Prediction:
+        """Returns the decision for one image as `prepare` gave it.
+
+        Args:
+            image: uint8 (height, width, channels).
+            started: When its preparation began, by `time.perf_counter`.
+        """
+        probabilities = self.probabilities(image[None])[0]
         return decide(self.model.record, probabilities, latency_ms=(time.perf_counter() - started) * 1e3)
 
-    def predict_pack(self, pack: Pack, *, split: str | None = None, report: Report = silent) -> Predictions:
+    def predict_pack(
+        self,
+        pack: Pack,
+        *,
+        split: str | None = None,
+        report: Report = silent,
+        known: np.ndarray | None = None,
+        keep: Callable[[np.ndarray], None] | None = None,
+    ) -> Predictions:
         """Returns the table of a split's predictions (None: of the whole pack) by sample id, with all that is known.
+
+        Args:
+            pack: The images.
+            split: Which of them.
+            report: Told of progress.
+            known: Probabilities of the first images, float64 (n, classes), that `keep` was given by an earlier call.
+            keep: Given the probabilities so far, again and again.
 
         Raises:
             DatasetError: The split has no images.
@@ -70,19 +95,26 @@ class Predictor:
         rows = pack.rows(split)
         if not len(rows):
             raise DatasetError(f"the dataset has no {split or ''} images to predict".replace("  ", " "))
-        found = []
-        report(Event("stage", "predicting", 0, len(rows), message=split or ""))
-        for start in range(0, len(rows), _CHUNK):
+        found = np.empty((len(rows), len(self.model.record.classes)))
+        done = 0 if known is None else len(known)
+        if known is not None:
+            found[:done] = known
+        pace = Pace(len(rows), done)
+        report(Event("stage", "predicting", done, len(rows), message=split or ""))
+        for start in range(done, len(rows), _CHUNK):
             part = rows[start : start + _CHUNK]
-            found.append(self.probabilities(self.model.record.preprocessing.prepare_batch(pack.images(part))))
-            report(Event("stage", "predicting", start + len(part), len(rows), message=split or ""))
+            done = start + len(part)
+            found[start:done] = self.probabilities(self.model.record.preprocessing.prepare_batch(pack.images(part)))
+            if keep is not None:
+                keep(found[:done])
+            report(Event("stage", "predicting", done, len(rows), message=f"{split or ''} {pace.text(done)}".strip()))
         samples = [pack.samples[row] for row in rows]
         return Predictions(
             classes=self.model.record.classes,
             task=self.model.record.task,
             positive=self.model.record.positive,
             ids=tuple(sample.id for sample in samples),
-            probabilities=np.concatenate(found),
+            probabilities=found,
             labels=tuple(sample.labels for sample in samples) if pack.classes == self.model.record.classes else None,
             groups=tuple(sample.group for sample in samples),
             split=split,
@@ -97,14 +129,14 @@ class Predictor:
                 than that from its threshold.
         """
         worst = 0.0
-        for golden in self.model.golden:
+        for golden in self.model.golden_of(self.runtime.name):
             found = self.probabilities(self.prepare(golden.content, name=golden.name)[None])[0]
             difference = float(np.abs(found - golden.probabilities).max())
             worst = max(worst, difference)
             if not difference <= tolerance:  # also where it is NaN, which max() above would drop
                 raise RuntimeMismatchError(
                     f"{self.runtime.name} gives {found.round(6).tolist()} for the golden input {golden.name}, but the "
-                    f"trained model gave {np.round(golden.probabilities, 6).tolist()} (difference {difference:.2g}, "
-                    f"at most {tolerance:.0e} is tolerated). This environment does not run the model as it was trained"
+                    f"model folder says {np.round(golden.probabilities, 6).tolist()} (difference {difference:.2g}, at "
+                    f"most {tolerance:.0e} is tolerated). This environment does not run the model as it was trained"
                 )
         return worst

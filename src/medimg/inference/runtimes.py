@@ -1,4 +1,7 @@
-"""The engines that run a model: LiteRT (the default on CPU) and Keras; `tf_serving` asks one in another process."""
+"""The engines that run a model: LiteRT (the default on CPU, also for int8), ONNX Runtime and Keras.
+
+`tf_serving` asks one in another process.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from medimg.artifact import ModelFolder
-from medimg.errors import ConfigError
+from medimg.errors import ConfigError, MissingExtraError
 from medimg.home import cores
 
-__all__ = ["KerasRuntime", "LiteRTRuntime", "Runtime", "RuntimeName", "open_runtime"]
+__all__ = ["KerasRuntime", "LiteRTRuntime", "ONNXRuntime", "Runtime", "RuntimeName", "open_runtime"]
 
-RuntimeName = Literal["litert", "keras"]
+RuntimeName = Literal["litert", "int8", "onnx", "keras"]
 
 
 class Runtime(Protocol):
@@ -38,11 +41,13 @@ class LiteRTRuntime:
         path: The model's file.
         workers: Images computed at once; None: one a core.
         threads: Cores that compute one image; more than 1 is for a server that is asked for one image at a time.
+        name: "int8" where it is that export.
     """
 
-    name = "litert"
-
-    def __init__(self, path: Path, *, workers: int | None = None, threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, *, workers: int | None = None, threads: int = 1, name: Literal["litert", "int8"] = "litert"
+    ) -> None:
+        self.name: str = name
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
@@ -66,6 +71,42 @@ class LiteRTRuntime:
             return result
         finally:
             self._interpreters.put(interpreter)
+
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        """Returns the network's outputs, float32 (n, outputs), for uint8 (n, height, width, channels)."""
+        if len(images) == 1:
+            return self._one(images[0])[None]
+        return np.stack(list(self._pool.map(self._one, images)))
+
+
+class ONNXRuntime:
+    """ONNX Runtime with a thread a core, each of which computes one image.
+
+    Safe to call from several threads at once.
+
+    Args:
+        path: The model's file.
+        workers: Images computed at once; None: one a core.
+    """
+
+    name = "onnx"
+
+    def __init__(self, path: Path, *, workers: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtraError("The ONNX runtime", "onnx") from error
+        self.workers = workers or cores()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        # One session runs in several threads at once: it has no state of its own.
+        self._session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        self._entry = self._session.get_inputs()[0].name
+        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="onnx")
+
+    def _one(self, image: np.ndarray) -> np.ndarray:
+        result: np.ndarray = self._session.run(None, {self._entry: image[None].astype(np.float32)})[0][0]
+        return result
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
         """Returns the network's outputs, float32 (n, outputs), for uint8 (n, height, width, channels)."""
@@ -108,15 +149,25 @@ class KerasRuntime:
         return np.concatenate(parts)
 
 
-def open_runtime(model: ModelFolder, runtime: RuntimeName | Runtime | None = None) -> Runtime:
-    """Returns a runtime of the model: the named one, else LiteRT where the model has it, else Keras.
+def open_runtime(
+    model: ModelFolder, runtime: RuntimeName | Runtime | None = None, *, workers: int | None = None
+) -> Runtime:
+    """Returns a runtime of the model.
 
-    One that is open already, such as `TFServingRuntime`, is returned as it is.
+    Args:
+        model: The model.
+        runtime: Its name; None: LiteRT where the model has it, else Keras. One that is open already, such as
+            `TFServingRuntime`, is returned as it is.
+        workers: Images computed at once, where the runtime computes one a core; None: one a core.
     """
     if runtime is None:
         runtime = "litert" if "litert" in model.record.runtimes else "keras"
     if runtime == "keras":
         return KerasRuntime(model.path / "model.keras")
     if runtime == "litert":
-        return LiteRTRuntime(model.export("litert"))
+        return LiteRTRuntime(model.export("litert"), workers=workers)
+    if runtime == "int8":
+        return LiteRTRuntime(model.exported("int8"), workers=workers, name="int8")
+    if runtime == "onnx":
+        return ONNXRuntime(model.exported("onnx"), workers=workers)
     return runtime

@@ -15,7 +15,9 @@ from medimg.artifact import ModelFolder
 from medimg.errors import MedimgError
 from medimg.inference.predictor import Predictor
 from medimg.inference.runtimes import LiteRTRuntime
+from medimg.serving.description import described
 from medimg.serving.environment import setting
+from medimg.serving.handling import Handler
 from medimg.serving.http_api import HttpApi
 
 __all__ = ["handler"]
@@ -40,18 +42,11 @@ def _load() -> HttpApi:
         model = ModelFolder.load(folder, digest=setting("MEDIMG_DIGEST"), only="litert")
         # One event at a time comes here, so all cores are for its image.
         predictor = Predictor(model, runtime=LiteRTRuntime(model.export("litert"), workers=1, threads=_cores()))
-        worst = predictor.check_golden()
-
-        def predict(image: bytes) -> Mapping[str, Any]:
-            return {**predictor.predict(image, name="image").to_json(), "digest": model.digest}
-
-        api = HttpApi.from_environment(predict, model.digest)
+        answering = Handler.in_cloud(predictor)
+        return HttpApi.from_environment(answering.predict, model.digest, lambda: described(model, answering.version))
     except MedimgError as error:
         print(f"error: {error}", flush=True)  # noqa: T201 - the log is where a user looks
         raise
-    told = f"golden inputs agree (largest difference {worst:.1e}); serving {model.digest[:12]}"
-    print(told, flush=True)  # noqa: T201
-    return api
 
 
 _api = _load()

@@ -13,8 +13,10 @@ from typing import Any
 
 from medimg.errors import EndpointError
 from medimg.inference.answers import read_answer
+from medimg.serving.description import probe, told_by
 from medimg.serving.environment import setting
-from medimg.serving.http_api import HttpApi, Refused
+from medimg.serving.http_api import HttpApi
+from medimg.serving.refused import Refused
 from medimg.serving.requests import RequestRefused
 
 __all__ = ["handler"]
@@ -83,4 +85,10 @@ def _log(code: str, error: Exception) -> None:
     print(json.dumps({"error": code, "message": str(error)}), flush=True)  # noqa: T201
 
 
-_api = HttpApi.from_environment(_predict, None)
+@cache
+def _model() -> Mapping[str, Any]:
+    answer = _predict(probe())
+    return {**told_by(answer, name=_ENDPOINT, version=str(answer.get("version", ""))), "where": "SageMaker"}
+
+
+_api = HttpApi.from_environment(_predict, None, _model)

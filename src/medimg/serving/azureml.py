@@ -20,11 +20,12 @@ from medimg.inference.answers import refusal
 from medimg.inference.predictor import Predictor
 from medimg.inference.runtimes import LiteRTRuntime
 from medimg.serving.environment import setting
-from medimg.serving.requests import MAX_BODY, RequestRefused, image_of, too_large
+from medimg.serving.handling import Handler
+from medimg.serving.requests import MAX_BODY, RequestRefused, too_large
 
 __all__ = ["init", "run"]
 
-_served: list[Predictor] = []
+_served: list[Handler] = []
 
 
 def init() -> None:
@@ -39,13 +40,10 @@ def init() -> None:
         )
         # A process of the server answers one request at a time; there are as many as cores.
         predictor = Predictor(model, runtime=LiteRTRuntime(model.export("litert"), workers=1))
-        worst = predictor.check_golden()
+        _served[:] = [Handler.in_cloud(predictor)]
     except MedimgError as error:
         print(f"error: {error}", flush=True)  # noqa: T201 - the log is where a user looks
         raise
-    _served[:] = [predictor]
-    told = f"golden inputs agree (largest difference {worst:.1e}); serving {model.digest[:12]}"
-    print(told, flush=True)  # noqa: T201
 
 
 def _folder(root: Path) -> Path:
@@ -63,12 +61,11 @@ def run(request: AMLRequest) -> AMLResponse:
     try:
         if (request.content_length or 0) > MAX_BODY:
             raise too_large(MAX_BODY)
-        image = image_of(request.headers.get("Content-Type", ""), request.get_data(cache=False))
-        (predictor,) = _served
-        prediction = predictor.predict(image, name="image")
+        (handler,) = _served
+        answer = handler.respond(request.headers.get("Content-Type", ""), request.get_data(cache=False))
     except ImageRejected as rejection:
         return _answer(rejection.status if isinstance(rejection, RequestRefused) else 415, refusal(rejection))
-    return _answer(200, {**prediction.to_json(), "digest": predictor.model.digest})
+    return _answer(200, answer)
 
 
 def _answer(status: int, content: Mapping[str, Any]) -> AMLResponse:

@@ -1,10 +1,11 @@
-"""From the body of an HTTP request to the bytes of one image. Needs the standard library only.
+"""From the body of an HTTP request to the bytes of its images. Needs the standard library only.
 
 A body is
 
 - the encoded image itself, whatever the content type says: its signature decides;
-- `multipart/form-data`, as of a page's form: the first file in it;
-- `application/json`: {"image": "<base64>"}, a data URL in its place, or {"url": "https://…"} where that is switched on.
+- `multipart/form-data`, as of a page's form: the files in it, one or several;
+- `application/json`: {"image": "<base64>"}, a data URL in its place, {"images": [several of them]}, or
+  {"url": "https://…"} where that is switched on.
 """
 
 from __future__ import annotations
@@ -14,20 +15,24 @@ import binascii
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from email.message import Message
 from email.parser import BytesHeaderParser
 from typing import Any
 
 from medimg.errors import ImageRejected
 
-__all__ = ["MAX_BODY", "Fetch", "RequestRefused", "image_of", "too_large"]
+__all__ = ["MAX_BODY", "MAX_IMAGES", "Fetch", "Images", "RequestRefused", "images_of", "too_large"]
 
-MAX_BODY = 64 * 1024 * 1024  # bytes of one encoded image: lossless, so more than its JPEG had
+# Bytes of a request. A mammogram of 16 bits is 25 MB as it comes from the machine, and clients send pictures without
+# loss: 10 MB, a usual limit, would refuse what is here to be answered.
+MAX_BODY = 64 * 1024 * 1024
+MAX_IMAGES = 32  # in one request
 
 Fetch = Callable[[str, int], bytes]
 """From an image's URL and the largest number of bytes to its bytes; raises `RequestRefused`."""
 
-_MAX_PARTS = 32
+_MAX_PARTS = 2 * MAX_IMAGES  # of a form: a page may send fields besides
 _MAX_HEADER_BYTES = 8 * 1024
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _DATA_URL = re.compile(r"data:[^,;]{0,100}(;[^,;]{0,100}){0,4};base64,", re.IGNORECASE)
@@ -45,55 +50,81 @@ class RequestRefused(ImageRejected):
         self.status = status
 
 
+@dataclass(frozen=True, slots=True)
+class Images:
+    """What a request brings.
+
+    Attributes:
+        contents: The encoded images, one at least.
+        several: Whether the answer is a list: the request is in a form for several images, or has more than one.
+    """
+
+    contents: tuple[bytes, ...]
+    several: bool = False
+
+
 def too_large(limit: int) -> RequestRefused:
     """Returns the refusal of an image that has more bytes than `limit`."""
     size = f"{limit / 2**20:.3g} MB" if limit >= 2**20 else f"{limit:,} bytes"
     return RequestRefused(413, "too-large", f"is larger than {size}. Make it smaller, or send it as JPEG")
 
 
-def image_of(content_type: str, body: bytes, *, max_bytes: int = MAX_BODY, fetch: Fetch | None = None) -> bytes:
-    """Returns the bytes of the image that a request brings; whether they are one is for the decoder to say.
+def images_of(content_type: str, body: bytes, *, max_bytes: int = MAX_BODY, fetch: Fetch | None = None) -> Images:
+    """Returns the images that a request brings; whether they are some is for the decoder to say.
 
     Args:
         content_type: The header's value; "" where there is none.
         body: The body, whole.
-        max_bytes: Of the image.
+        max_bytes: Of one image.
         fetch: Gets an image by its URL; None: requests may not name URLs.
 
     Raises:
-        RequestRefused: There is no image, or one that may not be.
+        RequestRefused: There is no image, one that may not be, or more than `MAX_IMAGES`.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        image = _from_form(content_type, body)
+        found = _from_form(content_type, body)
     elif kind == "application/json" and body.lstrip(b" \t\r\n")[:1] == b"{":
         # Clients that send a picture without its content type are told to have sent JSON.
-        image = _from_json(body, max_bytes, fetch)
+        found = _from_json(body, max_bytes, fetch)
     else:
-        image = body
-    if len(image) > max_bytes:
+        found = Images((body,))
+    if any(len(image) > max_bytes for image in found.contents):
         raise too_large(max_bytes)
-    return image
+    return found
 
 
 # -- JSON -------------------------------------------------------------------------------------------------------------
 
 
-def _from_json(body: bytes, max_bytes: int, fetch: Fetch | None) -> bytes:
+def _from_json(body: bytes, max_bytes: int, fetch: Fetch | None) -> Images:
     try:
         fields: Any = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise _malformed(f"is not in valid JSON ({type(error).__name__})") from None
-    given = [name for name in ("image", "url") if name in fields]
-    if len(given) != 1 or not isinstance(fields[given[0]], str):
-        raise _malformed('is not in the JSON. Send {"image": "<base64>"} or {"url": "https://…"}')
+    given = [name for name in ("image", "images", "url") if name in fields]
+    content = fields[given[0]] if len(given) == 1 else None
+    if given == ["images"] and isinstance(content, list) and content and all(isinstance(text, str) for text in content):
+        _check_count(len(content))
+        return Images(tuple(_from_base64(text, max_bytes) for text in content), several=True)
+    if given == ["images"] or not isinstance(content, str):
+        raise _malformed(
+            'is not in the JSON. Send {"image": "<base64>"}, {"images": ["<base64>", …]} or {"url": "https://…"}'
+        )
     if given == ["image"]:
-        return _from_base64(fields["image"], max_bytes)
+        return Images((_from_base64(content, max_bytes),))
     if fetch is None:
         raise RequestRefused(
             403, "url-refused", "is given by its URL, which this endpoint does not fetch. Deploy it with url_hosts=[…]"
         )
-    return fetch(fields["url"], max_bytes)
+    return Images((fetch(content, max_bytes),))
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_IMAGES:
+        raise RequestRefused(
+            413, "too-many-images", f"is one of {count}; a request brings at most {MAX_IMAGES}. Send several requests"
+        )
 
 
 def _from_base64(text: str, max_bytes: int) -> bytes:
@@ -114,7 +145,7 @@ def _from_base64(text: str, max_bytes: int) -> bytes:
 # -- forms ------------------------------------------------------------------------------------------------------------
 
 
-def _from_form(content_type: str, body: bytes) -> bytes:
+def _from_form(content_type: str, body: bytes) -> Images:
     header = Message()
     try:
         header["content-type"] = content_type
@@ -128,10 +159,14 @@ def _from_form(content_type: str, body: bytes) -> bytes:
     at = 0 if body.startswith(mark) else body.find(b"\r\n" + mark) + 2
     if at == 1:
         raise _malformed("is in a form whose boundary never comes")
+    found: list[bytes] = []
     for _ in range(_MAX_PARTS):
         start = at + len(mark)
         if body.startswith(b"--", start):
-            raise _malformed("is missing: the form holds no file")
+            if not found:
+                raise _malformed("is missing: the form holds no file")
+            _check_count(len(found))
+            return Images(tuple(found), several=len(found) > 1)
         line_end = body.find(b"\r\n", start, start + 80)  # blanks may follow a boundary
         if line_end < 0 or body[start:line_end].strip(b" \t"):
             raise _malformed("is in a form that is cut off or broken")
@@ -140,9 +175,10 @@ def _from_form(content_type: str, body: bytes) -> bytes:
             raise _malformed("is in a form that ends too early. Send it again")
         content = _file_in(body, line_end + 2, end)
         if content is not None:
-            return content
+            found.append(content)
         at = end + 2
-    raise _malformed(f"is not among the first {_MAX_PARTS} parts of the form")
+    _check_count(len(found))
+    raise _malformed(f"is in a form of more than {_MAX_PARTS} parts")
 
 
 def _file_in(body: bytes, start: int, end: int) -> bytes | None:

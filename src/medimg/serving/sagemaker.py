@@ -19,7 +19,8 @@ from medimg.inference.answers import refusal
 from medimg.inference.predictor import Predictor
 from medimg.inference.tf_serving import TFServingRuntime
 from medimg.serving.environment import setting
-from medimg.serving.requests import MAX_BODY, RequestRefused, image_of, too_large
+from medimg.serving.handling import Handler
+from medimg.serving.requests import MAX_BODY, RequestRefused, too_large
 
 __all__ = ["handler"]
 
@@ -36,20 +37,17 @@ class _Context(Protocol):
     def content_length(self) -> int | None: ...
 
 
-def _load() -> Predictor:
+def _load() -> Handler:
     root = Path(os.environ.get("MEDIMG_ROOT", "/opt/ml")) / "model"
     port = os.environ.get("TFS_REST_PORTS", "8501").split(",")[0]
     name = os.environ.get("TFS_DEFAULT_MODEL_NAME", "saved_model")
     try:
         model = ModelFolder.load(root / "model", digest=setting("MEDIMG_DIGEST"))
         predictor = Predictor(model, runtime=TFServingRuntime(f"http://localhost:{port}/v1/models/{name}"))
-        worst = predictor.check_golden()
+        return Handler.in_cloud(predictor)
     except MedimgError as error:
         print(f"error: {error}", flush=True)  # noqa: T201 - the log is where a user looks
         raise
-    told = f"golden inputs agree (largest difference {worst:.1e}); serving {model.digest[:12]}"
-    print(told, flush=True)  # noqa: T201
-    return predictor
 
 
 def handler(data: _Stream, context: _Context) -> tuple[bytes, str]:
@@ -65,11 +63,10 @@ def handler(data: _Stream, context: _Context) -> tuple[bytes, str]:
     try:
         if (context.content_length or 0) > MAX_BODY:
             raise too_large(MAX_BODY)
-        image = image_of(context.request_content_type or "", data.read())
-        prediction = _predictor.predict(image, name="image")
+        answer = _handler.respond(context.request_content_type or "", data.read())
     except ImageRejected as rejection:
         raise _http_error(rejection) from None
-    return json.dumps({**prediction.to_json(), "digest": _predictor.model.digest}).encode(), "application/json"
+    return json.dumps(answer).encode(), "application/json"
 
 
 def _http_error(rejection: ImageRejected) -> Exception:
@@ -90,4 +87,4 @@ def _http_error(rejection: ImageRejected) -> Exception:
     return Refused(getattr(falcon, f"HTTP_{status}"), title=told)
 
 
-_predictor = _load()
+_handler = _load()

@@ -1,89 +1,158 @@
-"""`Served`: the model that a server answers with now, which can be changed while it serves."""
+"""`Served`: the model that a server answers with now, in processes of its own; it can be changed while it serves."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-import queue
-import threading
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from medimg.artifact import ModelFolder
-from medimg.errors import ConfigError, MedimgError
+from medimg.errors import ConfigError, ImageRejected, MedimgError
 from medimg.home import atomic_write
-from medimg.inference.predictor import Predictor
+from medimg.serving import process
+from medimg.serving.answering import Answered
+from medimg.serving.choice import Choice
+from medimg.serving.description import described
+from medimg.serving.process import WorkerProcess
+from medimg.serving.refused import Refused
+from medimg.serving.workers import Workers
 
-__all__ = ["Choice", "Served"]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The model that a server shall serve.
-
-    Attributes:
-        path: Its folder.
-        digest: The digest that it must have; None: any.
-    """
-
-    path: Path
-    digest: str | None
-
-    @classmethod
-    def read(cls, file: Path) -> Choice:
-        """Returns the choice in a JSON file: {"model": path, "digest": …}.
-
-        Raises:
-            ConfigError: There is none in it.
-        """
-        try:
-            found = json.loads(file.read_bytes())
-            return cls(Path(found["model"]), str(found["digest"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f'{file} does not hold {{"model": path, "digest": …}}: {error}') from None
+__all__ = ["Served"]
 
 
 class Served:
-    """Answers with one model until another has proved itself.
+    """Answers with one model until another has proved itself. To be used in one event loop.
 
     Args:
         choice: The first model.
+        first: Its first worker, which was started already.
+        count: Workers of each model.
+        launch: Starts a worker of a model.
         model_file: Where `change` finds the next one, see `Choice.read`; None: there is no next one.
         served_file: Is told of every change: {"digest": of the model that answers, "asked": of the one that was
             chosen, "error": why they differ, or null}. None: nothing is told.
+        on_broken: Is told why no worker of the model that answers can be started any more.
 
     Attributes:
-        predictor: The model that answers now. Who answers a request takes it once, so that the digest in the answer is
-            that of the model that computed it.
+        folder: The model that answers now.
+        version: Of the registered model.
         worst: Its largest difference on the golden inputs.
-
-    Raises:
-        MedimgError: The first model cannot be served.
+        on_change: Called with each model that begins to answer after the first.
     """
 
-    def __init__(self, choice: Choice, *, model_file: Path | None = None, served_file: Path | None = None) -> None:
+    folder: ModelFolder
+    _described: Mapping[str, Any]
+
+    def __init__(
+        self,
+        choice: Choice,
+        first: WorkerProcess,
+        count: int,
+        *,
+        launch: Callable[[Choice], WorkerProcess] = Choice.launch,
+        model_file: Path | None = None,
+        served_file: Path | None = None,
+        on_broken: Callable[[str], None],
+    ) -> None:
+        self.version = choice.version
+        self.worst = 0.0
+        self.on_change: list[Callable[[ModelFolder], None]] = []
+        self._choice = choice
+        self._count = count
+        self._launch = launch
         self._model_file = model_file
         self._served_file = served_file
-        self._wanted: queue.SimpleQueue[None] = queue.SimpleQueue()  # put() may interrupt itself, which set() may not
-        self.predictor, self.worst = _proved(choice)
-        self._tell(self.predictor.model.digest, None)
+        self._on_broken = on_broken
+        self._workers = self._workers_of(choice, first)
+        self._restarts = 0  # of workers of earlier models
+        self._wanted = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
 
-    def want_change(self, *_: object) -> None:
-        """Asks for the model in the model file; may be called by a signal. Several calls at once may be one change."""
-        self._wanted.put(None)
+    # -- answering ----------------------------------------------------------------------------------------------------
 
-    def change_when_wanted(self) -> None:
-        """Starts a thread that makes each change that is wanted: the old model answers until the new one can."""
-        threading.Thread(target=self._changes, name="change", daemon=True).start()
+    async def answer(self, image: bytes) -> Answered:
+        """Returns the answer to one image.
 
-    def _changes(self) -> None:
-        while True:
-            self._wanted.get()
-            while not self._wanted.empty():
-                self._wanted.get()
-            self.change()
+        Raises:
+            ImageRejected: It cannot be read.
+            Refused: Its worker ended: 503 with Retry-After.
+        """
+        kind, body = await self._workers.ask(process.PREDICT, image)
+        answer, statistics = _read(kind, body, process.ANSWER)
+        return Answered(answer, statistics)
 
-    def change(self) -> None:
-        """Loads the model in the model file, checks digest and golden inputs, and then answers with it.
+    async def picture(self, image: bytes) -> bytes:
+        """Returns one image as a PNG that a browser can draw; raises as `answer` does."""
+        kind, body = await self._workers.ask(process.PICTURE, image)
+        if kind != process.PICTURE:
+            _read(kind, body, process.PICTURE)
+        return body
+
+    def model(self) -> Mapping[str, Any]:
+        """Returns what GET /model tells of the model."""
+        return self._described
+
+    def ready(self) -> bool:
+        """Returns whether an image would be answered now."""
+        return not self._closing and self._workers.alive > 0
+
+    @property
+    def alive(self) -> int:
+        """Workers that would take an image."""
+        return self._workers.alive
+
+    @property
+    def waiting(self) -> int:
+        """Images that no worker has begun with."""
+        return self._workers.waiting
+
+    @property
+    def restarts(self) -> int:
+        """Workers that were started in place of one that ended."""
+        return self._restarts + self._workers.restarts
+
+    # -- beginning and end --------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Waits until the first model answers as it was trained.
+
+        Raises:
+            MedimgError: It cannot be served; its workers are ended.
+        """
+        loading = asyncio.create_task(
+            asyncio.to_thread(ModelFolder.load, self._choice.path, digest=self._choice.digest)
+        )
+        try:
+            self.worst = await self._workers.start()
+        except BaseException:
+            loading.cancel()
+            raise
+        self.folder = await loading
+        self._described = described(self.folder, self.version)
+        self._tell(self.folder.digest, None)
+        self._keep(self._changes())
+
+    async def close(self) -> None:
+        """Answers what was asked, then ends the workers."""
+        self._closing = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._workers.close()
+
+    # -- another model ------------------------------------------------------------------------------------------------
+
+    def want_change(self) -> None:
+        """Asks for the model in the model file; several calls at once may be one change."""
+        self._wanted.set()
+
+    async def change(self) -> None:
+        """Starts workers of the model in the model file, and answers with them when they have proved it.
 
         Where that fails the old model stays, and the served file says why.
         """
@@ -93,22 +162,54 @@ class Served:
                 raise ConfigError("this server was started without --model-file: it serves one model")
             choice = Choice.read(self._model_file)
             asked = choice.digest or ""
-            self.predictor, self.worst = _proved(choice)
+            workers = self._workers_of(choice, self._launch(choice))
+            worst = await workers.start()
+            try:
+                await workers.all_ready()
+                folder = await asyncio.to_thread(ModelFolder.load, choice.path, digest=choice.digest)
+            except BaseException:
+                await workers.close(drain=False)
+                raise
         except Exception as error:  # whatever it is, the old model serves on and the reason is told
             message = str(error) if isinstance(error, MedimgError) else f"{type(error).__name__}: {error}"
             print(f"error: the model was not changed: {message}", flush=True)  # noqa: T201
             self._tell(asked, message)
-        else:
-            told = f"golden inputs agree (largest difference {self.worst:.1e}); now serving"
-            print(f"{told} {self.predictor.model.digest[:12]}", flush=True)  # noqa: T201
-            self._tell(asked, None)
+            return
+        old, self._workers = self._workers, workers
+        self._restarts += old.restarts
+        self.folder, self.version, self.worst = folder, choice.version, worst
+        self._described = described(folder, choice.version)
+        for told in self.on_change:
+            told(folder)
+        print(f"golden inputs agree (largest difference {worst:.1e}); now serving {folder.digest[:12]}", flush=True)  # noqa: T201
+        self._tell(asked, None)
+        self._keep(old.close())  # when it has answered what it was asked
+
+    async def _changes(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            await self.change()
+
+    def _workers_of(self, choice: Choice, first: WorkerProcess) -> Workers:
+        return Workers(partial(self._launch, choice), first, self._count, self._on_broken)
+
+    def _keep(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _tell(self, asked: str, error: str | None) -> None:
         if self._served_file is not None:
-            told = {"digest": self.predictor.model.digest, "asked": asked, "error": error}
+            told = {"digest": self.folder.digest, "asked": asked, "error": error}
             atomic_write(self._served_file, json.dumps(told))
 
 
-def _proved(choice: Choice) -> tuple[Predictor, float]:
-    predictor = Predictor(ModelFolder.load(choice.path, digest=choice.digest))
-    return predictor, predictor.check_golden()
+def _read(kind: int, body: bytes, wanted: int) -> Any:
+    """Returns the content of a worker's reply; raises what it says in place of the wanted kind."""
+    content = json.loads(body)
+    if kind == wanted:
+        return content
+    if kind == process.REJECTED:
+        raise ImageRejected(content["code"], "image", content["error"])
+    raise Refused(500, f"the model failed on this image ({content['error']}); the server's log says so too")

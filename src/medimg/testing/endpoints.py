@@ -106,6 +106,14 @@ class EndpointTests(Suite):
             }  # fmt: skip
             _assert_same(served.predict(image[kind]), model.predict(path))
 
+    def test_an_endpoint_tells_of_the_images_that_it_was_asked(self, served: Endpoint, images: list[Path]) -> None:
+        """Its server tells, or its log: they are counted, and too few for more than that."""
+        served.predict(images[0])
+        assert until(lambda: served.health().images, self.flags)
+        health = served.health()
+        assert (health.status, health.measures) == ("too-few", ())
+        assert health.since
+
     def test_predict_many_keeps_the_order(self, model: ModelFolder, served: Endpoint, images: list[Path]) -> None:
         """Although several are on their way at once."""
         many = images * 3

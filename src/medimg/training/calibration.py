@@ -18,6 +18,7 @@ from medimg.config import Task
 from medimg.evaluation.calibration import fit_temperature, negative_log_likelihood
 from medimg.evaluation.platt import fit_platt
 from medimg.evaluation.thresholds import FEWEST_TO_ESTIMATE
+from medimg.models.logits import logit_layer, rescale
 
 if TYPE_CHECKING:
     import keras
@@ -57,7 +58,7 @@ def calibrate(
         batch_size: Rows at a time.
         check: Called between batches; raises to stop.
     """
-    last = _last_layer(network, len(targets))
+    last = logit_layer(network, len(targets))
     if last is None:
         return None, ("Probabilities are not calibrated: the network does not end in a dense layer.",)
     with _linear(network):
@@ -81,7 +82,7 @@ def calibrate(
         told = (f"Probabilities are as trained, not calibrated: validation has fewer than {least}{which}.",)
     if all((one.temperature, one.shift) == (1, 0) for one in fitted):
         return None, told
-    _build_in(last, np.array([one.temperature for one in fitted]), np.array([one.shift for one in fitted]))
+    rescale(last, np.array([one.temperature for one in fitted]), np.array([one.shift for one in fitted]))
     known = sum(one.known for one in fitted)
     return Calibration(
         method="temperature" if task == "multiclass" else method,
@@ -142,23 +143,6 @@ def _rounded(value: float) -> float:
 # -- the network ------------------------------------------------------------------------------------------------------
 
 
-def _last_layer(network: Any, outputs: int) -> Any | None:
-    """Returns the layer that makes the logits; None where it is not followed by their mean and activation alone."""
-    import keras
-
-    layers = list(network.layers)
-    after: list[Any] = []
-    while layers and not layers[-1].weights:
-        after.insert(0, layers.pop())
-    if not layers or not isinstance(layers[-1], keras.layers.Dense | keras.layers.Conv2D) or layers[-1].bias is None:
-        return None
-    linear = all(isinstance(one, keras.layers.GlobalAveragePooling2D) for one in after[:-1])
-    closed = [layers[-1], *after][-1]
-    known = getattr(closed, "activation", None) in (keras.activations.sigmoid, keras.activations.softmax)
-    straight = not after or layers[-1].activation is keras.activations.linear
-    return layers[-1] if linear and known and straight and layers[-1].bias.shape == (outputs,) else None
-
-
 @contextmanager
 def _linear(network: Any) -> Iterator[None]:
     """Makes the network give logits while the context lasts."""
@@ -170,9 +154,3 @@ def _linear(network: Any) -> Iterator[None]:
         yield
     finally:
         final.activation = activation
-
-
-def _build_in(layer: Any, temperature: Floats, shift: Floats) -> None:
-    kernel, bias = np.asarray(layer.kernel, np.float64), np.asarray(layer.bias, np.float64)
-    layer.kernel.assign((kernel / temperature).astype(np.float32))
-    layer.bias.assign((bias / temperature + shift).astype(np.float32))

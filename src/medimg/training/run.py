@@ -27,6 +27,7 @@ from medimg.evaluation.score import judge
 from medimg.evaluation.seen import write_seen
 from medimg.export import export
 from medimg.home import atomic_write
+from medimg.inference import monitoring
 from medimg.job import Interrupted, Paths, Stop
 from medimg.models.classifier import Classifier
 from medimg.progress import Event, Report
@@ -37,6 +38,7 @@ from medimg.training.checkpoints import Checkpoints
 from medimg.training.environment import make_exact, precision, versions
 from medimg.training.features import FeatureSource, PackSource, compute
 from medimg.training.loop import Phase, Source, fit
+from medimg.training.reference import validation_reference
 from medimg.training.steps import Devices, compile_for
 from medimg.training.tracking import Tracker
 from medimg.training.weighting import Balance, encode
@@ -303,6 +305,8 @@ class _Training:
             self.report(Event("epoch", "evaluating", message=split, values=figures))
         report.save(model.path / "report")
         write_seen(model.path, self.pack, record.preprocessing.channels)
+        reference = validation_reference(record, self.pack, report.predictions["val"])
+        atomic_write(model.path / monitoring.FILE, json.dumps(reference.to_json(), indent=1))
         atomic_write(model.path / "card.md", card(record, report))
         ModelFolder.seal(model.path, record)
 

@@ -54,6 +54,7 @@ class AzureMLBackend(Backend):
     job_poll_seconds: ClassVar[float] = 3.0
     endpoint_poll_seconds: ClassVar[float] = 3.0
     log_delay_seconds: ClassVar[float] = 15.0
+    keys_advice: ClassVar[str] = "change it with: az ml online-endpoint regenerate-keys --name NAME --key-type primary"
 
     def __init__(
         self,
@@ -117,6 +118,9 @@ class AzureMLBackend(Backend):
         return self._models if kind == "model" else self._endpoints
 
     # -- what it adds -------------------------------------------------------------------------------------------------
+
+    def _http_request(self, name: str, body: bytes) -> tuple[str, Mapping[str, str]]:
+        return self._endpoints.http_request(name)
 
     def _update(self, name: str, folder: Path, details: Mapping[str, Any]) -> None:
         self._endpoints.update(name, folder, details)

@@ -59,12 +59,14 @@ class Content:
         model: The asset that is mounted.
         code: The server's.
         environment: That it runs in.
+        version: Of the registered model, such as "chest/2", or "".
     """
 
     digest: str
     model: str
     code: str
     environment: str
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,11 @@ class Deployments:
                 "model": content.model,
                 "environmentId": content.environment,
                 "codeConfiguration": {"codeId": content.code, "scoringScript": "score.py"},
-                "environmentVariables": {"MEDIMG_DIGEST": content.digest, "WORKER_COUNT": str(processes)},
+                "environmentVariables": {
+                    "MEDIMG_DIGEST": content.digest,
+                    "MEDIMG_VERSION": content.version,
+                    "WORKER_COUNT": str(processes),
+                },
                 "appInsightsEnabled": False,
                 "scaleSettings": {"scaleType": "Default"},
                 "requestSettings": {
@@ -257,6 +263,10 @@ def check_settings(config: ServeConfig) -> None:
     Raises:
         ConfigError: It has not; the message says what it has instead.
     """
+    if config.runtime != "litert":
+        raise ConfigError(
+            f"runtime={config.runtime!r}: the local backend serves it; a cloud serves the float32 network"
+        )
     if config.kind != "realtime":
         raise ConfigError(
             f"kind={config.kind!r}: AzureML has managed online endpoints, which keep a machine. Take kind='realtime', "

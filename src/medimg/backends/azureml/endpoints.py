@@ -89,7 +89,7 @@ class Endpoints:
             Display(name) as display,
             self._undone_on_error(name, partial(self._undo_deploy, name, token, ends, display)),
         ):
-            content = self._deployments.prepare(folder, digest, display)
+            content = self._prepared(folder, details, display)
             with heartbeat("starting", display):
                 # Preparing may have taken long, and what follows costs money.
                 self._claims.renew(name, token)
@@ -98,6 +98,10 @@ class Endpoints:
                 self._make(name, token, details["config"], display)
                 self._make_deployment(name, SLOTS[0], token, content, config, config.min_instances, silent)
                 self._claims.release(name, token)
+
+    def _prepared(self, folder: Path, details: Mapping[str, Any], report: Report) -> Content:
+        content = self._deployments.prepare(folder, str(details["digest"]), report)
+        return replace(content, version=str(details.get("version", "")))
 
     def _take(self, name: str, claim: Claim) -> None:
         """Claims a name that no endpoint has.
@@ -195,7 +199,7 @@ class Endpoints:
             Display(name) as display,
             self._undone_on_error(name, partial(self._undo_update, name, token, display)),
         ):
-            content = self._deployments.prepare(folder, digest, display)
+            content = self._prepared(folder, details, display)
             self._claims.renew(name, token)
             slot = next(slot for slot in SLOTS if slot != serving.slot)
             for each in self._deployments.of(name):
@@ -283,6 +287,11 @@ class Endpoints:
     def invoke(self, name: str, body: bytes) -> Mapping[str, Any]:
         """Sends an encoded image and returns the answer."""
         return self._scoring.ask(name, body)
+
+    def http_request(self, name: str) -> tuple[str, Mapping[str, str]]:
+        """Returns where an image is sent, and with what headers."""
+        self._require_ready(name)
+        return self._scoring.http_request(name)
 
     def _require_ready(self, name: str) -> None:
         try:

@@ -71,7 +71,8 @@ class Scoring:
         if len(body) > _LIMIT_MB * 2**20:
             raise EndpointError(
                 f"the image has {len(body) / 2**20:.1f} MB without loss, and AzureML takes {_LIMIT_MB} MB: make it "
-                "smaller before, or predict with backend.predict_batch(…)"
+                "smaller before, or predict with backend.predict_batch(…)",
+                status=413,
             )
         refused = False
         for attempt in range(_ATTEMPTS):
@@ -92,7 +93,7 @@ class Scoring:
             elif response.status_code not in (429, 502, 503, 504):
                 break
         status, content = _of_server(response)
-        return read_answer(status, content, endpoint=name)
+        return read_answer(status, content, endpoint=name, retry_after=response.headers.get("Retry-After"))
 
     def forget(self, name: str) -> None:
         """Forgets where an endpoint is: it is gone, or has changed."""
@@ -101,12 +102,22 @@ class Scoring:
 
     def _send(self, name: str, body: bytes) -> Any:
         with translated(f"asking the endpoint {name!r}"):
-            route = self._route(name)
-            key = route.key or self._workspace.credential.get_token(f"{AUDIENCE}/.default").token
-            headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/octet-stream"}
-            request = HttpRequest("POST", route.url, headers=headers, content=body)
+            url, headers = self.http_request(name)
+            request = HttpRequest("POST", url, headers=headers, content=body)
             # The same image may be computed twice.
             return self._client.send_request(request, retry_on_methods=["POST"])
+
+    def http_request(self, name: str) -> tuple[str, dict[str, str]]:
+        """Returns where an image is sent, and with what headers: the endpoint's key, or a login that ages.
+
+        Raises:
+            EndpointError: It has no address yet.
+            NotFoundError: There is no such endpoint.
+        """
+        with translated(f"asking the endpoint {name!r}"):
+            route = self._route(name)
+            key = route.key or self._workspace.credential.get_token(f"{AUDIENCE}/.default").token
+        return route.url, {"Authorization": f"Bearer {key}", "Content-Type": "application/octet-stream"}
 
     def _route(self, name: str) -> _Route:
         with self._lock:

@@ -80,6 +80,7 @@ class Archives:
             "ModelDataUrl": uri,
             "Environment": {
                 "MEDIMG_DIGEST": str(details["digest"]),
+                "MEDIMG_VERSION": str(details.get("version", "")),
                 "SAGEMAKER_GUNICORN_WORKERS": "2",
                 "SAGEMAKER_TFS_DEFAULT_MODEL_NAME": "saved_model",
             },

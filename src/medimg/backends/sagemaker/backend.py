@@ -64,6 +64,9 @@ class SageMakerBackend(Backend):
     job_poll_seconds: ClassVar[float] = 2.0
     endpoint_poll_seconds: ClassVar[float] = 2.0
     log_delay_seconds: ClassVar[float] = 15.0
+    keys_advice: ClassVar[str] = (
+        "for another one deploy it again. Who may ask without is said by IAM: sagemaker:InvokeEndpoint"
+    )
 
     def __init__(
         self,
@@ -166,6 +169,9 @@ class SageMakerBackend(Backend):
 
     def _update(self, name: str, folder: Path, details: Mapping[str, Any]) -> None:
         self._served(name, lambda by: by.update(name, folder, details))
+
+    def _http_request(self, name: str, body: bytes) -> tuple[str, Mapping[str, str]]:
+        return self._served(name, lambda by: by.http_request(name, body))
 
     def _settle(self, name: str) -> None:
         self._served(name, lambda by: by.settle(name))

@@ -316,7 +316,8 @@ class Endpoints:
         if len(body) > _LIMITS_MB[kind] * 2**20:
             raise EndpointError(
                 f"the image has {len(body) / 2**20:.1f} MB without loss, and SageMaker takes {_LIMITS_MB[kind]} MB of "
-                f"a {kind} endpoint: make it smaller before, or predict with backend.predict_batch(…)"
+                f"a {kind} endpoint: make it smaller before, or predict with backend.predict_batch(…)",
+                status=413,
             )
         try:
             with translated(f"asking the endpoint {name!r}"):
@@ -338,6 +339,16 @@ class Endpoints:
             status = int(response.get("OriginalStatusCode", 500))
             content = str(response.get("OriginalMessage", "")).encode()
         return read_answer(status, content, endpoint=name)
+
+    def http_request(self, name: str, body: bytes) -> tuple[str, dict[str, str]]:
+        """Returns where an image is sent, with headers that are signed for it and hold for 5 minutes."""
+        found = self.describe(name)
+        if found.status not in ("ready", "updating"):
+            raise EndpointError(f"the endpoint {name!r} is {found.status}")
+        headers = {"Content-Type": "application/octet-stream", "Accept": "application/json"}
+        url = f"{self._account.client('sagemaker-runtime').meta.endpoint_url}/endpoints/{name}/invocations"
+        with translated(f"signing a request to the endpoint {name!r}"):
+            return url, self._account.signed(url, headers, body, service="sagemaker")
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
@@ -396,6 +407,10 @@ def _target(name: str) -> dict[str, str]:
 
 
 def _check(config: ServeConfig) -> None:
+    if config.runtime != "litert":
+        raise ConfigError(
+            f"runtime={config.runtime!r}: the local backend serves it; a cloud serves the float32 network"
+        )
     if config.kind == "serverless":
         memory = config.memory_mb or MEMORY_MB
         if memory % 1024 or not 1024 <= memory <= 6144:

@@ -94,6 +94,7 @@ class Functions:
                 environment = {
                     **self._environment(token, address),
                     "MEDIMG_DIGEST": str(details["digest"]),
+                    "MEDIMG_VERSION": str(details.get("version", "")),
                     "MEDIMG_CONFIG": json.dumps(details["config"], separators=(",", ":")),
                 }
                 self.apis.open(
@@ -291,7 +292,8 @@ class Functions:
         if len(body) * 4 / 3 > MAX_BODY:
             raise EndpointError(
                 f"the image has {len(body) / 1e6:.1f} MB without loss, and Lambda takes about 4.5 MB: make it smaller "
-                "before, or deploy with ServeConfig(kind='realtime')"
+                "before, or deploy with ServeConfig(kind='realtime')",
+                status=413,
             )
         known = name in self._known
         status, content = self._ask(name, body)
@@ -304,6 +306,14 @@ class Functions:
             raise UnreachableError(content.decode())
         return read_answer(status, content, endpoint=name)
 
+    def http_request(self, name: str, body: bytes) -> tuple[str, dict[str, str]]:
+        """Returns where an image is sent, and with what headers."""
+        found = self.describe(name)
+        if found.status not in ("ready", "updating"):
+            raise EndpointError(f"the endpoint {name!r} is {found.status}")
+        config, url = self._known[name]
+        return url, self._headers(name, config)
+
     def _ask(self, name: str, body: bytes) -> tuple[int, bytes]:
         """Returns status and content of an answer; 0 and why there is none."""
         if name not in self._known:
@@ -314,10 +324,14 @@ class Functions:
         except UnreachableError as error:
             return 0, str(error).encode()
 
-    def _request(self, name: str, url: str, config: ServeConfig, body: bytes | None) -> tuple[int, bytes]:
+    def _headers(self, name: str, config: ServeConfig) -> dict[str, str]:
         headers = {"Content-Type": "application/octet-stream"}
         if config.auth == "key":
             headers["x-api-key"] = self.apis.key(name)
+        return headers
+
+    def _request(self, name: str, url: str, config: ServeConfig, body: bytes | None) -> tuple[int, bytes]:
+        headers = self._headers(name, config)
         parts = urllib.parse.urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(str(parts.hostname), parts.port, timeout=60)
@@ -364,6 +378,10 @@ class Functions:
 
 
 def _check(config: ServeConfig) -> None:
+    if config.runtime != "litert":
+        raise ConfigError(
+            f"runtime={config.runtime!r}: the local backend serves it; a cloud serves the float32 network"
+        )
     if config.instance is not None:
         raise ConfigError("a Lambda function has no instance=; its size is memory_mb=")
     if not 128 <= (config.memory_mb or MEMORY_MB) <= _MOST_MEMORY_MB:

@@ -18,7 +18,10 @@ from medimg.errors import AlreadyExistsError, EndpointError, NotFoundError
 
 __all__ = ["Address", "HttpApis"]
 
-_ROUTES = ("GET /ping", "POST /", "POST /predict")
+_ROUTES = (
+    "GET /", "GET /model", "GET /page/{file}", "GET /ping", "POST /", "POST /predict", "POST /session",
+    "DELETE /session",
+)  # fmt: skip
 _TIMEOUT_SECONDS = 29  # an HTTP API gives up after 30
 _REQUESTS_A_SECOND = 50.0  # what one address takes: a runaway client must not run up a bill
 _ACTIVE_SECONDS = 180.0

@@ -11,9 +11,9 @@ import io
 import re
 from typing import Any
 
-from PIL import BmpImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import BmpImagePlugin, Image, TiffImagePlugin, WebPImagePlugin
 
-__all__ = ["Bmp", "Metered", "Tiff", "TooComplex", "WebP", "check_jpeg"]
+__all__ = ["Bmp", "Metered", "Tiff", "TooComplex", "WebP", "check_jpeg", "check_webp"]
 
 # A PNG of 512 MB takes some 260,000 reads, and so does a GIF of 64 MB.
 MOST_READS = 500_000
@@ -23,6 +23,7 @@ MOST_EXIF_SEGMENTS = 64
 # Programs write about ten scans; so many are allowed to the largest picture, and to smaller ones in proportion.
 MOST_SCANNED_PIXELS = 16 * 64_000_000
 MOST_RUN_LENGTH_PIXELS = 20_000_000
+MOST_LOSSY_WEBP_BYTES = 24_000_000  # some three seconds of libwebp; a photograph of 64 million pixels takes half of it
 MOST_OFFSET_BYTES = 800_000  # of a TIFF's list of strips or tiles: 200,000 of them in the usual four bytes each
 
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # what is none of it is data, or a restart within
@@ -30,6 +31,7 @@ _NO_BODY = (0x01, 0xD8)
 _EXIF, _SCAN, _END = 0xE1, 0xDA, 0xD9
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_LOSSY_WEBP = (b"VP8 ", b"ALPH", b"ANMF")
 
 
 class TooComplex(Exception):  # noqa: N818 - becomes an ImageRejected where the image's name is known
@@ -116,3 +118,23 @@ def check_jpeg(data: bytes) -> None:
             if scans * pixels > MOST_SCANNED_PIXELS:
                 raise TooComplex(f"{scans} scans of {pixels:,} pixels")
         place += max(2, int.from_bytes(data[place : place + 2], "big"))
+
+
+def check_webp(data: bytes) -> None:
+    """Checks that a WebP has a sensible number of chunks, and of lossy pixels and their transparency (RFC 9649).
+
+    Raises:
+        TooComplex: It has more chunks.
+        DecompressionBombError: It has more pixels.
+    """
+    place, chunks, lossy = 12, 0, 0
+    while place + 8 <= len(data):
+        length = int.from_bytes(data[place + 4 : place + 8], "little")
+        chunks += 1
+        if data[place : place + 4] in _LOSSY_WEBP:
+            lossy += min(length, len(data) - place - 8)
+        if chunks > MOST_SEGMENTS:
+            raise TooComplex(f"more than {MOST_SEGMENTS:,} chunks")
+        place += 8 + length + length % 2
+    if lossy > MOST_LOSSY_WEBP_BYTES:
+        raise Image.DecompressionBombError(f"more than {MOST_LOSSY_WEBP_BYTES:,} bytes of lossy WebP")

@@ -7,13 +7,13 @@ import re
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from medimg.data.formats.effort import Bmp, Metered, Tiff, WebP, check_jpeg
+from medimg.data.formats.effort import Bmp, Metered, Tiff, WebP, check_jpeg, check_webp
 from medimg.data.formats.rejection import check_size, rejection
 from medimg.data.formats.strictness import strict_decoders
-from medimg.data.pixels import Pixels, Stored, bands, grey_if_equal
+from medimg.data.pixels import Pixels, Stored, bands, grey_if_equal, is_grey, resize
 from medimg.errors import ImageRejected
 
-__all__ = ["picture", "pixels_of"]
+__all__ = ["SPARE", "is_jpeg", "picture", "pixels_of"]
 
 # Opened by class and not by Image.open, whose choice of plug-ins and limits belongs to the host program.
 _READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
@@ -43,13 +43,25 @@ _TURNS = {
 }
 _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # of EXIF and TIFF
 
+# A JPEG is decoded at least so many times as large as it is wanted; the antialiased resize does the rest.
+SPARE = 2
 
-def picture(data: bytes, *, name: str) -> tuple[Pixels, Stored]:
+Size = tuple[int, int]  # height and width
+Box = tuple[float, float, float, float]  # left, top, right and bottom, in pixels
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Tells whether the first bytes of a file are a JPEG's."""
+    return _READERS[0][0].match(data) is not None
+
+
+def picture(data: bytes, *, name: str, size: Size | None = None) -> tuple[Pixels, Stored]:
     """Returns a file's pixels, and how it holds them.
 
     Args:
         data: The whole file.
         name: What to call the image in an error.
+        size: As of `medimg.data.decode.decode`.
 
     Raises:
         ImageRejected: With a code of `medimg.data.decode.REJECTIONS`.
@@ -61,6 +73,8 @@ def picture(data: bytes, *, name: str) -> tuple[Pixels, Stored]:
             reader = _reader(data, name)
             if reader is JpegImagePlugin.JpegImageFile:
                 check_jpeg(data)
+            elif reader is WebP:
+                check_webp(data)
             image = reader(stream)
             opened = True
             if getattr(image, "is_animated", False):
@@ -70,7 +84,7 @@ def picture(data: bytes, *, name: str) -> tuple[Pixels, Stored]:
                     "has several frames or pages. Save the one that the label means by itself",
                 )
             mode, bits = image.mode, _bits(image, data)
-            pixels = _pixels(image, name)
+            pixels = _pixels(image, name, size)
             # Not before the pixels: Pillow loads a PNG to find its EXIF, and would hide that it is corrupt.
             return pixels, Stored(mode, bits, _orientation(image))
     except ImageRejected:
@@ -108,28 +122,64 @@ def _reader(data: bytes, name: str) -> type[ImageFile.ImageFile]:
     raise ImageRejected("not-an-image", name, "is no JPEG, PNG, GIF, TIFF, BMP, WebP or PNM file, whatever its name")
 
 
-def _pixels(image: Image.Image, name: str) -> Pixels:
+def _pixels(image: Image.Image, name: str, size: Size | None = None) -> Pixels:
     check_size(image.width, image.height, name)
+    box = None if size is None else _scaled(image, size)
     image.load()
     white_is_zero, bits = False, 16
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode.startswith("I"):
         # Pillow inverts WhiteIsZero for 8 bits only, and leaves 12 bits in the low end of 16.
         white_is_zero = image.tag_v2.get(_PHOTOMETRIC) == 0
         bits = 12 if image.tag_v2.get(_BITS) == (12,) else 16
-    turn = _TURNS.get(_orientation(image))
+    orientation = _orientation(image)
+    turn = _TURNS.get(orientation)
     if turn is not None:
+        box = None if box is None else _turned(box, image.width, image.height, orientation)
         image = image.transpose(turn)
     if image.mode.startswith("I"):
-        return _from_wide(image, name, white=2**bits - 1, white_is_zero=white_is_zero)
+        wide = _from_wide(image, name, white=2**bits - 1, white_is_zero=white_is_zero)
+        return wide if size is None else resize(wide, size)
     if image.mode == "F":
         raise ImageRejected("unsupported", name, "has floating-point pixels and does not say which value is white")
     if image.has_transparency_data and image.mode in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa"):
         image = _over_black(image)
     if image.mode == "1":
         image = image.convert("L")
-    if image.mode == "L":
-        return np.array(image)
-    return grey_if_equal(np.array(image if image.mode == "RGB" else image.convert("RGB")))
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    if size is None:
+        return np.array(image) if image.mode == "L" else grey_if_equal(np.array(image))
+    if image.mode == "RGB" and is_grey(np.asarray(image)):
+        image = image.convert("L")
+    return np.array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box))
+
+
+def _scaled(image: Image.Image, size: Size) -> Box | None:
+    """Lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, the smallest that is `SPARE` times the size wanted.
+
+    libjpeg then leaves out the finest waves of each block of 8 × 8 pixels (ISO 10918-1 A.3.3), and reads no less of
+    the file.
+
+    Returns:
+        The part of what will be decoded that the picture covers: the last row and column may be a fraction of one.
+    """
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return None
+    height, width = size if _orientation(image) < 5 else size[::-1]
+    drafted = image.draft(None, (SPARE * width, SPARE * height))
+    return None if drafted is None else drafted[1]
+
+
+def _turned(box: Box, width: int, height: int, orientation: int) -> Box:
+    """Returns where a part of a picture is once the picture is turned upright."""
+    left, top, right, bottom = box
+    if orientation >= 5:
+        left, top, right, bottom, width, height = top, left, bottom, right, height, width
+    if orientation in (2, 3, 6, 7):
+        left, right = width - right, width - left
+    if orientation in (3, 4, 7, 8):
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
 
 
 def _orientation(image: Image.Image) -> int:

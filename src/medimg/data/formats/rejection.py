@@ -19,7 +19,7 @@ def rejection(error: Exception, name: str, *, cut: bool = False) -> ImageRejecte
     if isinstance(error, TooComplex):
         return ImageRejected("too-complex", name, f"is built of too many pieces ({words}). Save it anew as PNG")
     if isinstance(error, Image.DecompressionBombError | MemoryError):
-        return ImageRejected("too-large", name, f"is too large to decode ({words or 'out of memory'})")
+        return ImageRejected("too-large", name, f"is too large to decode ({words or 'out of memory'}). Make it smaller")
     if cut or re.search(r"truncated|not enough|EOF", words, re.IGNORECASE) or isinstance(error, EOFError):
         return ImageRejected("truncated", name, "ends before its pixels do. Copy or download it again")
     if isinstance(error, NotImplementedError) or re.search(

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medimg.data.encode import encode
+from medimg.data.encode import encode_png
 from medimg.data.index import in_parallel
 from medimg.data.labels import amount
 from medimg.data.records.example import Feature, encode_example
@@ -69,7 +69,7 @@ def write_records(dataset: Dataset, dest: Path, *, shards: int, report: Report) 
 
 def _png(sample: Sample) -> bytes | ImageRejected:
     try:
-        return encode(sample.path)
+        return encode_png(sample.path)
     except ImageRejected as rejection:
         return rejection
 

@@ -23,6 +23,7 @@ from medimg import Backend, ServeConfig
 from medimg.backends.resource import Kind, Resource, Status
 from medimg.config import JobSpec
 from medimg.errors import AlreadyExistsError, ConfigError, EndpointError, ImageRejected, NotFoundError
+from medimg.inference.request_lines import lines_of
 from medimg.progress import Event, Report
 
 __all__ = ["FolderBackend"]
@@ -132,6 +133,9 @@ class FolderBackend(Backend):
         # Not splitlines: an event may hold characters that are ends of lines to it.
         return content[:end].decode(errors="replace").split("\n")[:-1], after + end
 
+    def _request_log(self, name: str) -> Iterator[str]:
+        return lines_of(self._existing("endpoint", name))
+
     def _fetch(self, kind: Kind, id: str, target: Path, report: Report) -> None:
         report(Event("stage", "downloading"))
         place = self._existing(kind, id)
@@ -159,6 +163,7 @@ class FolderBackend(Backend):
             self._want(draft, place, folder, str(details["digest"]))
             command = ["-m", "medimg.serving", "--model-file", place / "wanted.json"]
             command += ["--served-file", place / "served.json", "--address-file", place / "address.json"]
+            command += ["--log-folder", place]
             if config.auth == "key":
                 key = secrets.token_urlsafe()
                 (draft / "key").touch(mode=0o600)

@@ -44,7 +44,7 @@ _DECODERS = {
     uid.HTJ2K: "pylibjpeg",
 }
 _JPEG_2000 = tuple(syntax for syntax in _DECODERS if syntax.name.startswith(("JPEG 2000", "High-Throughput")))
-MOST_JPEG_2000_BYTES = 32_000_000  # some four seconds of OpenJPEG; lossless mammograms take half of it
+MOST_JPEG_2000_BYTES = 20_000_000  # some three seconds of OpenJPEG; lossless mammograms take less
 _NATIVE = (
     uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian,
 )  # fmt: skip

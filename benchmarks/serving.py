@@ -1,0 +1,370 @@
+"""medimg's server side by side with others, on this machine: the same network, the same image, clients of their own.
+
+    python benchmarks/serving.py --peers FOLDER [--make] [--rounds 3] [--seconds 5] [--only medimg,litserve,…]
+
+`--make` makes FOLDER's environments from `benchmarks/peers/*.txt` (once, minutes). MLflow and FastAPI run in this one.
+The network is MobileNetV2 (alpha 1.0, random weights) at 224 pixels; the image a generated radiograph of 1300×970
+pixels, a JPEG of about 200 kB. All servers stay up and are asked in turns, at 1, 8 and 64 clients; the table has the
+medians of the rounds. medimg asks for a key and limits its rate, the others do not. Each is asked once before, alone:
+its output must be the network's within 1e-3 for the pixels that it makes of the image. The floor is decoding and
+inference alone in two processes, in the same turns, without clients on the same cores. Seconds of a start are until the
+first answer; memory is the proportional set size of all processes of a server after the load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import http.client
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from processes import processes_of, pss_mb
+from random_network import trained
+
+PEERS = Path(__file__).with_name("peers")
+CLIENTS = (1, 8, 64)
+ENVIRONMENTS = ("azureml", "litserve", "bentoml")
+TOLERANCE = 1e-3
+START_SECONDS = 240.0
+JPEG = "application/octet-stream"
+Output = Callable[[Mapping[str, Any]], float]
+
+
+def _form(image: bytes, name: str) -> tuple[bytes, str]:
+    """Returns an image as a form's file: the body and its content type."""
+    head = f'--cut\r\nContent-Disposition: form-data; name="{name}"; filename="x"\r\nContent-Type: image/jpeg\r\n\r\n'
+    return head.encode() + image + b"\r\n--cut--\r\n", "multipart/form-data; boundary=cut"
+
+
+def _row(image: bytes) -> tuple[bytes, str]:
+    """Returns an image as the table that MLflow scores."""
+    rows = {"dataframe_split": {"columns": ["image"], "data": [[base64.b64encode(image).decode()]]}}
+    return json.dumps(rows).encode(), "application/json"
+
+
+@dataclass
+class Server:
+    """A server of the comparison.
+
+    Attributes:
+        name: In the table.
+        command: That starts it; PORT stands for its port.
+        path: That is asked.
+        body: From the image to the body and its content type.
+        output: From its answer to the network's first output.
+        headers: Of every request beside the content type.
+        patience: How many times as long 64 clients ask: of a slow server, the slowest answers come after a short step.
+        found: By clients, the requests a second, p50 and p99 in milliseconds of each round.
+    """
+
+    name: str
+    command: list[str]
+    path: str
+    body: Callable[[bytes], tuple[bytes, str]] = lambda image: (image, JPEG)
+    output: Output = lambda answer: answer["output"][0]
+    headers: dict[str, str] = field(default_factory=dict)
+    patience: int = 1
+    port: int = 0
+    start_seconds: float = 0.0
+    memory_mb: float = 0.0
+    processes: int = 0
+    found: dict[int, list[tuple[float, float, float]]] = field(default_factory=lambda: {n: [] for n in CLIENTS})
+    errors: dict[str, int] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def running(self, image: bytes, environment: Mapping[str, str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """Starts it, waits for its first answer, and ends it with all its processes."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        command = [part.replace("PORT", str(self.port)) for part in self.command]
+        body, kind = self.body(image)
+        with (folder / f"{self.name}.log").open("wb") as log:
+            began = time.perf_counter()
+            process = subprocess.Popen(
+                command, env={**os.environ, **environment}, cwd=PEERS, stdout=log, stderr=log, start_new_session=True
+            )
+            try:
+                while True:
+                    with contextlib.suppress(OSError, http.client.HTTPException):
+                        status, _ = self.ask(body, kind)
+                        if status == 200:
+                            break
+                    if process.poll() is not None or time.perf_counter() - began > START_SECONDS:
+                        raise SystemExit(
+                            f"{self.name} did not start:\n{(folder / f'{self.name}.log').read_text()[-3000:]}"
+                        )
+                    time.sleep(0.01)
+                self.start_seconds = time.perf_counter() - began
+                yield process
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, 15)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(20)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, 9)
+
+    def ask(self, body: bytes, kind: str) -> tuple[int, bytes]:
+        """Returns status and body of one request."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request("POST", self.path, body, {"Content-Type": kind, **self.headers})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+
+def servers(model: Path, peers: Path, folder: Path) -> list[Server]:
+    """Returns the servers, of which those whose environment is not in the folder of peers are left out."""
+    from medimg.artifact import ModelFolder
+    from medimg.key_file import KeyFile
+
+    record = ModelFolder.load(model).record
+    answer_class = record.positive or record.classes[0]
+    key, _ = KeyFile(folder / "keys.json").add("benchmark")
+    python = sys.executable
+    found = [
+        Server(
+            "medimg",
+            [python, "-m", "medimg.serving", "--model", str(model), "--port", "PORT", "--rate-limit", "100000",
+             "--keys", str(folder / "keys.json")],
+            "/predict",
+            output=lambda answer: answer["probabilities"][answer_class],
+            headers={"Authorization": f"Bearer {key}"},
+        ),
+        Server(
+            "mlflow models serve",
+            [python, "-m", "mlflow", "models", "serve", "-m", str(folder / "mlflow"), "-p", "PORT", "--env-manager",
+             "local"],
+            "/invocations",
+            body=_row,
+            output=lambda answer: answer["predictions"][0][0],
+            patience=3,
+        ),
+        Server("FastAPI + predict", [python, "fastapi_keras.py", "PORT"], "/predict", patience=3),
+    ]  # fmt: skip
+    commands = {
+        "azureml": ["azmlinfsrv", "--entry_script", "azureml_score.py", "--port", "PORT", "--worker_count", "2"],
+        "litserve": ["python", "litserve_server.py", "PORT"],
+        "bentoml": ["bentoml", "serve", "bentoml_service:Classifier", "--host", "127.0.0.1", "--port", "PORT"],
+    }
+    bodies = {"litserve": "request", "bentoml": "image"}
+    for name, (program, *options) in commands.items():
+        program = str(peers / name / "bin" / program)
+        if not Path(program).exists():
+            print(f"{name}: {program} is missing; make it with --make", file=sys.stderr)
+            continue
+        server = Server(name, [program, *options], "/score" if name == "azureml" else "/predict")
+        if field_name := bodies.get(name):
+            server.body = lambda image, field_name=field_name: _form(image, field_name)  # type: ignore[misc]
+        found.append(server)
+    return found
+
+
+def make(peers: Path) -> None:
+    """Makes the environments of the others."""
+    for name in ENVIRONMENTS:
+        subprocess.run([sys.executable, "-m", "venv", str(peers / name)], check=True)
+        requirements = str(PEERS / f"{name}.txt")
+        subprocess.run([str(peers / name / "bin" / "pip"), "install", "-q", "-r", requirements], check=True)
+
+
+def floor(model: str, image: str, seconds: str) -> None:
+    """Decodes and predicts for so long with one thread, and prints how many images a second that were."""
+    from medimg.artifact import ModelFolder
+    from medimg.inference.predictor import Predictor
+    from medimg.inference.runtimes import LiteRTRuntime
+
+    folder, body = ModelFolder.load(Path(model)), Path(image).read_bytes()
+    predictor = Predictor(folder, runtime=LiteRTRuntime(folder.export("litert"), workers=1))
+    predictor.predict(body)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < float(seconds):
+        predictor.predict(body)
+        count += 1
+    print(count / (time.perf_counter() - began))
+
+
+def floor_of_two(model: Path, image: Path, seconds: float) -> float:
+    """Returns the images a second of two processes that do nothing else."""
+    command = [sys.executable, __file__, "floor", str(model), str(image), str(seconds)]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return sum(float(process.communicate()[0]) for process in both)
+
+
+def true_outputs(model: Path, image: bytes) -> tuple[float, float]:
+    """Returns the probability that medimg must give, and the network's output that the others must.
+
+    Theirs is for pixels that are decoded at full size: they may differ from medimg's, which decodes at a half where
+    that is enough, by one count of 255. Random networks make much of that, trained ones little.
+    """
+    import numpy as np
+
+    sys.path.insert(0, str(PEERS))
+    from network import opened, prepared
+
+    from medimg.artifact import ModelFolder
+    from medimg.inference.predictor import Predictor
+
+    predictor = Predictor(ModelFolder.load(model))
+    ours = predictor.prepare(image)
+    theirs = prepared(opened(image), (1, *ours.shape))[0].astype(np.uint8)
+    difference = np.abs(ours.astype(int) - theirs)
+    print(f"pixels of the two ways: at most {difference.max()} of 255 apart, {difference.mean():.2f} in the mean")
+    assert difference.max() <= 1
+    output, of_black = (float(predictor.runtime.outputs(each[None])[0, 0]) for each in (theirs, np.zeros_like(theirs)))
+    assert abs(output - of_black) > 3 * TOLERANCE, "the network does not look at the image: agreement would say nothing"
+    record = predictor.model.record
+    return predictor.predict(image).probabilities[record.positive or record.classes[0]], output
+
+
+def measure(server: Server, image: bytes, clients: int, seconds: float) -> None:
+    """Adds one round at a number of clients."""
+    from medimg.backends.load.run import run_load_test
+
+    body, kind = server.body(image)
+    headers = {"Content-Type": kind, **server.headers}
+    seconds *= server.patience if clients == max(CLIENTS) else 1
+    url = f"http://127.0.0.1:{server.port}{server.path}"
+    step = run_load_test(lambda _: (url, headers), [body], name=server.name, clients=[clients], seconds=seconds).steps[
+        0
+    ]
+    server.found[clients].append((step.throughput, step.p50_ms or 0.0, step.p99_ms or 0.0))
+    for what, count in step.errors.items():
+        server.errors[what] = server.errors.get(what, 0) + count
+    if step.wrong:
+        server.errors["wrong answer"] = server.errors.get("wrong answer", 0) + step.wrong
+
+
+def show(all_servers: list[Server], floors: list[float]) -> None:
+    """Prints the table, as Markdown, and what medimg is compared with the others and the floor."""
+    head = (
+        "server",
+        *(f"{what} at 1 / 8 / 64" for what in ("answers/s", "p50 ms", "p99 ms")),
+        "start",
+        "memory",
+        "errors",
+    )
+    print(f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    medians = {
+        server.name: {n: [statistics.median(row[k] for row in server.found[n]) for k in range(3)] for n in CLIENTS}
+        for server in all_servers
+    }
+    for server in all_servers:
+        cells = [" / ".join(f"{medians[server.name][n][k]:,.{int(k > 0)}f}" for n in CLIENTS) for k in range(3)]
+        told = ", ".join(f"{kind} {count}" for kind, count in server.errors.items()) or "none"
+        size = f"{server.memory_mb:,.0f} MB in {server.processes}"
+        print(f"| {server.name} | {' | '.join(cells)} | {server.start_seconds:.2f} s | {size} | {told} |")
+    least = statistics.median(floors)
+    print(
+        f"\nfloor, decoding and inference alone in two processes: {least:,.0f} images/s "
+        f"(rounds: {', '.join(f'{rate:,.0f}' for rate in floors)})"
+    )
+    mine = medians.get("medimg")
+    if mine is None:
+        return
+    for n in CLIENTS:
+        print(f"medimg at {n} clients: {100 * mine[n][0] / least:.0f}% of the floor")
+    for name, other in medians.items():
+        if name != "medimg":
+            faster = " / ".join(f"{mine[n][0] / other[n][0]:.1f}" if other[n][0] else "–" for n in CLIENTS)
+            sooner = " / ".join(f"{mine[n][2] / other[n][2]:.2f}" if other[n][2] else "–" for n in CLIENTS)
+            print(f"medimg against {name}: answers/s ×{faster}, p99 ×{sooner}")
+
+
+def main() -> None:
+    """Runs what the command line asks for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--peers", type=Path, required=True)
+    parser.add_argument("--make", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--model", type=Path, help="another model folder, of two classes")
+    parser.add_argument("--starts", type=int, default=5, help="of medimg, for the median")
+    given = parser.parse_args()
+    if given.make:
+        make(given.peers)
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        os.environ["MEDIMG_HOME"] = str(folder / "home")
+        run(given, folder, stack)
+
+
+def run(given: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) -> None:
+    """Starts the servers and measures them in turns."""
+    from medimg.backends.load.pictures import radiograph
+
+    model = given.model or trained(folder)
+    image = radiograph()
+    (folder / "image.jpeg").write_bytes(image)
+    print(f"image: {len(image):,} bytes, {os.cpu_count()} cores", flush=True)
+    subprocess.run([sys.executable, "mlflow_model.py", str(folder / "mlflow")], cwd=PEERS, check=True)
+    environment = {
+        "PEER_LITERT": str(next((model / "exports").glob("**/*.tflite"))), "PEER_KERAS": str(model / "model.keras"),
+        "PEER_CODE": str(PEERS), "BENTOML_HOME": str(folder / "bentoml"), "BENTOML_DO_NOT_TRACK": "true",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+    }  # fmt: skip
+    chosen = [
+        s for s in servers(model, given.peers, folder) if s.name in (given.only.split(",") if given.only else [s.name])
+    ]
+    probability, output = true_outputs(model, image)
+    leaders: dict[str, int] = {}
+    for server in chosen:
+        starts = []
+        for _ in range(given.starts - 1 if server.name == "medimg" else 0):
+            with server.running(image, environment, folder):
+                starts.append(server.start_seconds)
+        leaders[server.name] = stack.enter_context(server.running(image, environment, folder)).pid
+        server.start_seconds = statistics.median([*starts, server.start_seconds])
+        status, answer = server.ask(*server.body(image))
+        found = server.output(json.loads(answer))
+        expected = probability if server.name == "medimg" else output
+        print(
+            f"{server.name}: first answer after {server.start_seconds:.2f} s; {found:.5f} for {expected:.5f}",
+            flush=True,
+        )
+        assert status == 200 and abs(found - expected) <= TOLERANCE, f"{server.name} answers something else"
+    floors = []
+    for number in range(given.rounds):
+        floors.append(floor_of_two(model, folder / "image.jpeg", given.seconds))
+        # Another order each time: none always comes after the same one.
+        for server in chosen[number % len(chosen) :] + chosen[: number % len(chosen)]:
+            for clients in CLIENTS:
+                measure(server, image, clients, given.seconds)
+    for server in chosen:
+        pids = processes_of(leaders[server.name])
+        server.memory_mb, server.processes = sum(map(pss_mb, pids)), len(pids)
+    show(chosen, floors)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["floor"]:
+        floor(*sys.argv[2:])
+    else:
+        main()

@@ -1,0 +1,202 @@
+"""`Predicting`: the path of an image through the server, from the first byte of its request to the answer.
+
+It is an ASGI app of its own, without the layers of a web framework: at hundreds of requests a second on the cores that
+also decode and predict, each tenth of a millisecond here is some percent of all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
+from typing import Any
+
+from medimg.errors import ImageRejected
+from medimg.inference.answers import refusal
+from medimg.serving.admission import Admission
+from medimg.serving.answering import Answering
+from medimg.serving.gate import Gate
+from medimg.serving.metrics import Metrics
+from medimg.serving.monitor import Monitor
+from medimg.serving.refused import Refused
+from medimg.serving.requests import MAX_BODY, Fetch, Images, RequestRefused, images_of, too_large
+
+__all__ = ["Bodies", "Gone", "Predicting", "Receive", "Scope", "Send", "headers_of", "respond"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_LARGE = 1 << 20  # bytes of a form or of JSON that the event loop may take apart itself: a millisecond or two
+
+
+class Gone(Exception):  # noqa: N818 - nothing went wrong here
+    """Whoever asked does not wait for the answer."""
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """Returns a request's headers by their names in lower case."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+async def respond(send: Send, status: int, content: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+    """Sends an answer in JSON."""
+    body = json.dumps(content).encode()
+    told = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+    told += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": told})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Bodies:
+    """Reads the bodies of requests, as far as there is room for them.
+
+    Args:
+        admission: Says whether there is.
+    """
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+
+    async def read(self, receive: Receive, headers: Mapping[str, str]) -> bytes:
+        """Returns a body; `release` has to be called with it.
+
+        Raises:
+            RequestRefused: 413: it is too large.
+            Refused: 503: there is no room for it now.
+            Gone: The connection ended.
+        """
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > MAX_BODY:
+            raise too_large(MAX_BODY)
+        parts: list[bytes] = []
+        held = 0
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Gone
+                part: bytes = message["body"]
+                # Counted while it arrives: the length a client declares may be wrong or missing.
+                if held + len(part) > MAX_BODY:
+                    raise too_large(MAX_BODY)
+                self._admission.hold(len(part))
+                held += len(part)
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+        except BaseException:
+            self._admission.release(held)
+            raise
+
+    def release(self, body: bytes) -> None:
+        """Says that a body is done with."""
+        self._admission.release(len(body))
+
+
+class Predicting:
+    """Answers requests for predictions.
+
+    Args:
+        answering: What answers images.
+        gate: Who may ask.
+        admission: How much at once.
+        metrics: Is told of all.
+        monitor: Is told of each image; None: nothing is watched or logged.
+        fetch: Gets images by their URLs; None: none.
+    """
+
+    def __init__(
+        self,
+        answering: Answering,
+        *,
+        gate: Gate,
+        admission: Admission,
+        metrics: Metrics,
+        monitor: Monitor | None = None,
+        fetch: Fetch | None = None,
+    ) -> None:
+        self._answering = answering
+        self._gate = gate
+        self._admission = admission
+        self._bodies = Bodies(admission)
+        self._metrics = metrics
+        self._monitor = monitor
+        self._fetch = fetch
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        began = time.perf_counter()
+        headers: Mapping[str, str] = {}
+        try:
+            status, content = 200, await self._answer(scope, receive)
+        except Gone:
+            return
+        except RequestRefused as refused:
+            status, content = refused.status, refusal(refused)
+            self._reject(b"", refused.status, refused.code, began)
+        except ImageRejected as rejection:
+            status, content = 415, refusal(rejection)
+        except Refused as refused:
+            status, content, headers = refused.status, refused.to_json(), refused.headers
+        self._metrics.count(scope["path"], status)
+        self._metrics.time(time.perf_counter() - began)
+        await respond(send, status, content, headers)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Mapping[str, Any]:
+        headers = headers_of(scope)
+        self._gate.admit(headers, method=scope["method"], path=scope["path"])
+        if scope["method"] != "POST":
+            raise Refused(405, "an image is sent by POST", headers={"Allow": "POST"})
+        self._admission.check()  # before its body is read, where that can be told
+        body = await self._bodies.read(receive, headers)
+        try:
+            images = await self._images(headers.get("content-type", ""), body)
+            count = len(images.contents)
+            self._admission.enter(count)
+            try:
+                return await self._answer_all(images)
+            finally:
+                self._admission.leave(count)
+        finally:
+            self._bodies.release(body)
+
+    async def _images(self, content_type: str, body: bytes) -> Images:
+        work = partial(images_of, content_type, body, fetch=self._fetch)
+        in_json = "json" in content_type.lower()
+        # A host may take its time, and what is in base64 or a form some milliseconds a megabyte.
+        if (in_json and self._fetch is not None) or ((in_json or "form" in content_type) and len(body) > _LARGE):
+            return await asyncio.to_thread(work)
+        return work()
+
+    async def _answer_all(self, images: Images) -> Mapping[str, Any]:
+        if not images.several:
+            return await self._one(images.contents[0])
+        found = await asyncio.gather(*(self._one(image) for image in images.contents), return_exceptions=True)
+        told: list[Mapping[str, Any]] = []
+        for answer in found:
+            if isinstance(answer, ImageRejected):
+                told.append(refusal(answer))
+            elif isinstance(answer, BaseException):
+                raise answer  # none of them is answered: the request can be sent again as it is
+            else:
+                told.append(answer)
+        return {"predictions": told}
+
+    async def _one(self, image: bytes) -> Mapping[str, Any]:
+        began = time.perf_counter()
+        try:
+            answered = await self._answering.answer(image)
+        except ImageRejected as rejection:
+            self._reject(image, 415, rejection.code, began)
+            raise
+        if self._monitor is not None:
+            self._monitor.answered(image, answered.answer, answered.statistics)
+        return answered.answer
+
+    def _reject(self, image: bytes, status: int, code: str, began: float) -> None:
+        self._metrics.reject(code)
+        if self._monitor is not None:
+            self._monitor.refused(image, status, code, latency_ms=(time.perf_counter() - began) * 1e3)

@@ -1,0 +1,296 @@
+"""`Workers`: the processes that decode and predict, each one image at a time on one core.
+
+A worker that takes too long for an image, or dies, costs that one request; it is replaced at once, and ever more slowly
+where one after the other dies. Requests that come while all are busy wait in one line: how many may is for
+`medimg.serving.admission` to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, cast
+
+from medimg.errors import ImageRejected, MedimgError
+from medimg.serving import process
+from medimg.serving.process import HEAD, WorkerProcess
+from medimg.serving.refused import Refused
+
+__all__ = ["Workers"]
+
+_START_SECONDS = 120.0  # to load a model and prove it
+_WAIT_SECONDS = 20.0  # in the line; whoever waited longer has gone, or should be told
+_DRAIN_SECONDS = 20.0
+_CALM_SECONDS = 60.0
+_DEATHS_A_MINUTE = 6  # that are answered by a new worker at once
+_LONGEST_PAUSE = 10.0  # seconds before another is started
+_FAILED_STARTS = 5  # one after the other, with no worker left, end the server
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One image on its way."""
+
+    kind: int
+    image: bytes
+    reply: asyncio.Future[tuple[int, bytes]]
+    since: float
+    number: int = 0
+
+
+def _gone() -> Refused:
+    return Refused(503, "the worker ended while it had this image. Send it again", headers={"Retry-After": "1"})
+
+
+class _Worker(asyncio.Protocol):
+    """The server's side of one worker."""
+
+    def __init__(self, pool: Workers, started: WorkerProcess) -> None:
+        self.pool = pool
+        self.process = started.process
+        self.seconds = started.seconds
+        self.ready = False
+        self.job: _Job | None = None
+        self.failure = ""  # why it never became ready
+        self._number = 0
+        self._received = bytearray()
+        self._deadline = asyncio.get_running_loop().call_later(_START_SECONDS, self.process.kill)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.WriteTransport", transport)
+        self.pool._joined(self)
+
+    def do(self, job: _Job) -> None:
+        """Hands an image over."""
+        self._number += 1
+        job.number = self._number
+        self.job = job
+        self.transport.writelines((HEAD.pack(job.number, job.kind, len(job.image)), job.image))
+        self._deadline = asyncio.get_running_loop().call_later(self.seconds, self._too_slow)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while len(self._received) >= HEAD.size:
+            number, kind, length = HEAD.unpack_from(self._received)
+            end = HEAD.size + length
+            if len(self._received) < end:
+                return
+            body = bytes(memoryview(self._received)[HEAD.size : end])
+            del self._received[:end]
+            self._deadline.cancel()
+            if not self.ready:
+                self._hello(kind, json.loads(body))
+            else:
+                self._answered(number, kind, body)
+
+    def _hello(self, kind: int, told: Any) -> None:
+        if kind != process.HELLO:
+            self.failure = told["error"]  # the process ends by itself
+            return
+        self.ready = True
+        self.pool._became_ready(self, told)
+
+    def _answered(self, number: int, kind: int, body: bytes) -> None:
+        job, self.job = self.job, None
+        if job is None or job.number != number:
+            self.job = job
+            self.process.kill()  # nobody could tell whose answer it is
+            return
+        if not job.reply.done():
+            job.reply.set_result((kind, body))
+        self.pool._next(self)
+
+    def _too_slow(self) -> None:
+        job, self.job = self.job, None
+        if job is not None and not job.reply.done():
+            message = f"takes longer than {self.seconds:g} s to read. Save it anew, as PNG or JPEG"
+            job.reply.set_exception(ImageRejected("too-slow", "image", message))
+        self.process.kill()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        self.process.kill()
+        if self.job is not None and not self.job.reply.done():
+            self.job.reply.set_exception(_gone())
+        self.pool._lost(self)
+
+
+class Workers:
+    """The workers of one model. To be used in one event loop.
+
+    Args:
+        launch: Starts a process.
+        first: A process that was started already; the others are when it is ready: until then they would take the
+            cores from it, and fail as it does.
+        count: Processes that are kept running.
+        on_broken: Is told why no worker can be started any more.
+
+    Attributes:
+        restarts: Workers that ended and were replaced.
+    """
+
+    def __init__(
+        self, launch: Callable[[], WorkerProcess], first: WorkerProcess, count: int, on_broken: Callable[[str], None]
+    ) -> None:
+        self.restarts = 0
+        self._launch = launch
+        self._first = first
+        self._count = count
+        self._on_broken = on_broken
+        self._workers: set[_Worker] = set()
+        self._idle: list[_Worker] = []
+        self._waiting: deque[_Job] = deque()
+        self._deaths: deque[float] = deque()
+        self._failed_starts = 0
+        self._pauses: set[asyncio.TimerHandle] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._hello: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._closing = False
+        self._empty = asyncio.Event()
+
+    @property
+    def alive(self) -> int:
+        """Workers that would take an image."""
+        return sum(worker.ready for worker in self._workers)
+
+    @property
+    def waiting(self) -> int:
+        """Images that no worker has begun with."""
+        return len(self._waiting)
+
+    async def start(self) -> float:
+        """Waits until the first worker is ready and returns its largest difference on the golden inputs.
+
+        Raises:
+            MedimgError: It failed.
+        """
+        try:
+            await self._connect(self._first)
+            worst = float((await self._hello)["worst"])
+        except BaseException:
+            await self.close(drain=False)
+            raise
+        for _ in range(self._count - 1):
+            self._replace_in(0.0)
+        return worst
+
+    async def all_ready(self) -> None:
+        """Waits until there are as many workers as there should be, or have had the time to start."""
+        deadline = time.monotonic() + _START_SECONDS
+        while self.alive < self._count and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+    async def ask(self, kind: int, image: bytes) -> tuple[int, bytes]:
+        """Returns kind and body of the reply to one image, see `medimg.serving.process`.
+
+        Raises:
+            ImageRejected: It took too long.
+            Refused: The worker died of it, or it waited too long.
+        """
+        loop = asyncio.get_running_loop()
+        job = _Job(kind, image, loop.create_future(), time.monotonic())
+        if self._idle:
+            self._idle.pop().do(job)
+        else:
+            self._waiting.append(job)
+        return await job.reply
+
+    async def close(self, *, drain: bool = True) -> None:
+        """Ends the workers, when all that was asked is answered where `drain` is given."""
+        if drain:
+            deadline = time.monotonic() + _DRAIN_SECONDS
+            while (self._waiting or any(worker.job for worker in self._workers)) and time.monotonic() < deadline:
+                await asyncio.sleep(0.02)
+        self._closing = True
+        for pause in self._pauses:
+            pause.cancel()
+        if not self._workers:
+            self._empty.set()
+        for worker in self._workers:
+            worker.transport.abort()
+        await self._empty.wait()
+        for job in self._waiting:
+            if not job.reply.done():
+                job.reply.set_exception(_gone())
+
+    # -- what the workers tell ----------------------------------------------------------------------------------------
+
+    def _joined(self, worker: _Worker) -> None:
+        self._workers.add(worker)
+        if self._closing:
+            worker.transport.abort()
+
+    def _became_ready(self, worker: _Worker, told: dict[str, Any]) -> None:
+        self._failed_starts = 0
+        if not self._hello.done():
+            self._hello.set_result(told)
+        self._next(worker)
+
+    def _next(self, worker: _Worker) -> None:
+        """Gives a worker the next image, or rest."""
+        oldest = time.monotonic() - _WAIT_SECONDS
+        while self._waiting:
+            job = self._waiting.popleft()
+            if job.reply.done():
+                continue  # whoever asked has gone
+            if job.since >= oldest:
+                worker.do(job)
+                return
+            job.reply.set_exception(
+                Refused(503, "too many images came before this one. Send it again", headers={"Retry-After": "5"})
+            )
+        self._idle.append(worker)
+
+    def _lost(self, worker: _Worker) -> None:
+        self._workers.discard(worker)
+        with suppress(ValueError):
+            self._idle.remove(worker)
+        # It was killed, so this does not take long; without it, it would stay as a zombie.
+        asyncio.get_running_loop().run_in_executor(None, worker.process.wait)
+        if self._closing:
+            if not self._workers:
+                self._empty.set()
+            return
+        why = worker.failure or "a worker ended while it started; its last words are in the log"
+        if not worker.ready:
+            self._failed_starts += 1
+            if not self._hello.done():
+                self._hello.set_exception(MedimgError(why))
+                return
+        if self._failed_starts >= _FAILED_STARTS and not self.alive:
+            self._on_broken(why)
+            return
+        now = time.monotonic()
+        self._deaths.append(now)
+        while self._deaths[0] < now - _CALM_SECONDS:
+            self._deaths.popleft()
+        self.restarts += 1
+        beyond = len(self._deaths) - _DEATHS_A_MINUTE
+        self._replace_in(0.0 if beyond <= 0 else min(_LONGEST_PAUSE, 0.25 * 2**beyond))
+
+    def _replace_in(self, seconds: float) -> None:
+        """Starts a worker after so many seconds."""
+
+        def replace() -> None:
+            self._pauses.discard(pause)
+            try:
+                started = self._launch()
+            except OSError:  # no memory, or no process, is left just now
+                self._replace_in(1.0)
+                return
+            task = loop.create_task(self._connect(started))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+        loop = asyncio.get_running_loop()
+        pause = loop.call_later(seconds, replace)
+        self._pauses.add(pause)
+
+    async def _connect(self, started: WorkerProcess) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: _Worker(self, started), sock=started.channel)

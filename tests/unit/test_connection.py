@@ -1,0 +1,83 @@
+"""What a client may make the server wait for: with the limits of time brought down from seconds to tenths."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvloop
+
+from medimg.serving import connection
+from medimg.serving.server import bound, serve
+
+REQUEST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
+
+
+async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Answers when the body is whole."""
+    if scope["type"] == "lifespan":
+        while (message := await receive())["type"] != "lifespan.shutdown":
+            await send({"type": f"{message['type']}.complete"})
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    while (message := await receive())["type"] != "http.disconnect":
+        if not message.get("more_body"):
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"ok"})
+            return
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """Of a server that waits for three tenths of a second, and for a whole request no longer than 1.5 s."""
+    listening, ended = bound("127.0.0.1", 0), asyncio.Event()
+    loop = uvloop.new_event_loop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "_SILENT_SECONDS", 0.3)
+        patch.setattr(connection, "_REQUEST_SECONDS", 1.5)
+        patch.setattr(connection, "_CHECK_SECONDS", 0.05)
+        thread = threading.Thread(target=lambda: loop.run_until_complete(serve(app, listening, ended=ended)))
+        thread.start()
+        listening.listen()
+        yield listening.getsockname()[1]
+        loop.call_soon_threadsafe(ended.set)
+        thread.join(30)
+        loop.close()
+
+
+def said(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
+    """Returns all that a server says to pieces of a request until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as asking:
+        for piece in pieces:
+            asking.sendall(piece)
+            time.sleep(pause)
+        found = b""
+        while part := asking.recv(1000):
+            found += part
+        return found
+
+
+@pytest.mark.parametrize("sent", [b"", REQUEST[:20], REQUEST, REQUEST + b"12345"])
+def test_who_says_nothing_more_is_closed(port: int, sent: bytes) -> None:
+    """Before the first byte, in the head, before the body and in it: 408, and the connection ends."""
+    began = time.monotonic()
+    assert said(port, sent).startswith(b"HTTP/1.1 408 ")
+    assert time.monotonic() - began >= 0.3
+
+
+def test_who_sends_a_byte_now_and_then_is_closed_too(port: int) -> None:
+    """Each byte comes in time, the whole does not."""
+    long = REQUEST.replace(b"Length: 10", b"Length: 100")
+    with pytest.raises(ConnectionError):  # it is closed while the bytes still come
+        said(port, long, *[b"x"] * 50, pause=0.2)
+
+
+def test_who_sends_slowly_but_in_time_is_answered(port: int) -> None:
+    """In pieces with pauses that are allowed."""
+    answer = said(port, REQUEST.replace(b"Host", b"Connection: close\r\nHost"), b"12345", b"67890", pause=0.1)
+    assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"ok")

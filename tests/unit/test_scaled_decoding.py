@@ -1,0 +1,188 @@
+"""A large JPEG is decoded no larger than it is needed: nearly the same pixels, and the very same ones everywhere."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medimg.artifact import Preprocessing
+from medimg.data.dataset import Dataset
+from medimg.data.decode import decode
+from medimg.data.encode import encode
+from medimg.data.formats import effort
+from medimg.data.pack import Pack, build
+from medimg.data.pixels import Pixels, resize
+from medimg.data.synthetic import phantom
+from medimg.errors import ImageRejected
+
+SIDE = 24
+ORIENTATION = 0x0112
+
+
+def film(side: int = 229, seed: int = 0) -> Image.Image:
+    """Returns a grey radiograph that is wider than tall, of odd sides."""
+    pixels, _ = phantom(np.random.default_rng(seed), finding=True, size=side)
+    return Image.fromarray(pixels[side // 6 :])
+
+
+def photograph(side: int = 229) -> Image.Image:
+    """Returns a colour picture."""
+    return Image.merge("RGB", (film(side), film(side, 1), film(side, 2)))
+
+
+def saved(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    """Returns the image as a file."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def noise_ratio(found: Pixels, wanted: Pixels) -> float:
+    """Returns the peak signal to noise ratio in dB."""
+    return float(10 * np.log10(255**2 / max(1e-9, np.mean((found.astype(float) - wanted) ** 2))))
+
+
+def dataset_of(root: Path, files: dict[str, bytes]) -> Dataset:
+    """Returns a dataset of files by name, every second one of another class."""
+    for number, (name, data) in enumerate(files.items()):
+        file = root / ("ill", "well")[number % 2] / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    return Dataset.from_folder(root, positive="ill")
+
+
+@pytest.mark.parametrize(
+    ("image", "options"),
+    [
+        (film(), {}),
+        (film().convert("RGB"), {"subsampling": 2}),
+        (film(), {"progressive": True}),
+        (photograph(), {"subsampling": 0}),
+        (photograph(), {"subsampling": 2, "progressive": True}),
+        (photograph().convert("CMYK"), {}),
+    ],
+    ids=["grey", "grey as colour", "progressive", "colour", "colour of half the resolution", "CMYK"],
+)
+def test_a_scaled_decoding_gives_nearly_the_pixels_of_a_full_one(image: Image.Image, options: dict[str, Any]) -> None:
+    """And the same channels: within what a careful eye cannot see."""
+    data = saved(image, quality=90, **options)
+    whole, scaled = decode(data, name="x"), decode(data, name="x", size=(SIDE, SIDE + 2))
+    wanted = resize(whole, (SIDE, SIDE + 2))
+    assert scaled.shape == wanted.shape
+    assert not np.array_equal(scaled, wanted), "it was not scaled, so this test shows nothing"
+    assert noise_ratio(scaled, wanted) > 42
+
+
+@pytest.mark.parametrize(("height", "width"), [(4 * SIDE - 1, 400), (400, 4 * SIDE - 1), (4 * SIDE, 4 * SIDE)])
+def test_nothing_is_decoded_below_twice_the_size_that_is_wanted(height: int, width: int) -> None:
+    """A picture that half of is less than twice the size is decoded as it is."""
+    rough = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
+    data = saved(Image.fromarray(rough))
+    found = decode(data, name="x", size=(SIDE, SIDE))
+    exact = np.array_equal(found, resize(decode(data, name="x"), (SIDE, SIDE)))
+    assert exact == (min(height, width) < 4 * SIDE)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_picture_is_scaled_to_the_size_it_has_upright(orientation: int) -> None:
+    """Its last row and column, of which a scaled decoding has a fraction, lie on another side then."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    rows, columns = np.mgrid[0:101, 0:133]
+    slope = Image.fromarray((rows + columns).astype(np.uint8))  # a shift of a pixel is a change of one everywhere
+    data = saved(slope, quality=100, exif=exif)
+    size = (12, 9) if orientation < 5 else (9, 12)
+    found, wanted = decode(data, name="x", size=size), resize(decode(data, name="x"), size)
+    apart = np.abs(found.astype(int) - wanted)
+    assert apart.mean() < 1 and apart.max() <= 2
+
+
+def test_pixels_in_a_pack_are_those_of_the_served_file(tmp_path: Path) -> None:
+    """Bit for bit, of every kind of file, whatever else is in the pack."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    marked = film().convert("RGB")
+    marked.putpixel((200, 150), (255, 0, 0))  # colour at full size, gone at an eighth
+    files = {
+        "grey.jpeg": saved(film()), "colour.jpeg": saved(photograph()), "turned.jpeg": saved(photograph(), exif=exif),
+        "marked.jpeg": saved(marked), "small.jpeg": saved(film(60)), "film.png": saved(film(), "PNG"),
+    }  # fmt: skip
+    dataset = dataset_of(tmp_path / "set", files)
+    pack = Pack.open(build(dataset, SIDE, facts=dataset.index()).path, verify=True)
+    preprocessing = Preprocessing(image_size=SIDE, channels=3)
+    assert pack.channels == 3
+    for row, packed in enumerate(pack.samples):
+        path = dataset[packed.id].path
+        for image in (path, path.read_bytes(), encode(path)):
+            np.testing.assert_array_equal(preprocessing.prepare(image), pack.images([row])[0], err_msg=path.name)
+
+
+def test_the_same_picture_as_a_large_jpeg_and_as_png_is_the_same_data_in_two_packs(tmp_path: Path) -> None:
+    """One is scaled as it is decoded. A small one is not, and makes the same pack."""
+    for side, packs in ((229, 2), (60, 1)):
+        jpegs = {f"{seed}.jpeg": saved(film(side, seed)) for seed in range(4)}
+        pngs = {
+            name.replace("jpeg", "png"): saved(Image.fromarray(decode(data, name=name)), "PNG")
+            for name, data in jpegs.items()
+        }
+        sets = [dataset_of(tmp_path / f"{side}-{number}", files) for number, files in enumerate((jpegs, pngs))]
+        assert len({dataset.fingerprint for dataset in sets}) == 1
+        assert len({build(dataset, SIDE, facts=dataset.index()).path for dataset in sets}) == packs
+
+
+def test_a_file_whose_metadata_changed_since_it_was_indexed_is_packed(tmp_path: Path) -> None:
+    """Its pixels are what they were."""
+    files = {f"{seed}.jpeg": saved(film(seed=seed)) for seed in range(4)}
+    dataset = dataset_of(tmp_path / "set", files)
+    facts = dataset.index()
+    changed = dataset.samples[0].path
+    changed.write_bytes(saved(film(), comment=b"seen by somebody") if changed.stem == "0" else changed.read_bytes())
+    assert len(build(dataset, SIDE, facts=facts)) == 4
+
+
+def test_a_stripped_jpeg_keeps_its_pixels_at_every_size_and_nothing_else(tmp_path: Path) -> None:
+    """Comment, EXIF, thumbnail, colour profile and what follows the picture stay here; how it is turned travels."""
+    canary = b"Doe^Jane 1970-01-01"
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[0x010E] = 8, canary.decode()
+    whole = saved(
+        photograph().convert("CMYK"), exif=exif, comment=canary, icc_profile=canary, progressive=True
+    ) + saved(film(50), comment=canary)  # fmt: skip
+    assert whole.count(canary) == 4
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(whole)
+    sent = encode(file)
+    assert sent.startswith(b"\xff\xd8\xff")
+    assert canary not in sent
+    for size in (None, (SIDE, SIDE), (7, 20)):
+        np.testing.assert_array_equal(decode(sent, name="x", size=size), decode(whole, name="x", size=size))
+    # One that is not built as others are is sent as PNG.
+    usual = saved(film())
+    sent = encode(usual[:20] + b"junk" + usual[20:])
+    assert sent.startswith(b"\x89PNG")
+    np.testing.assert_array_equal(decode(sent, name="x"), decode(usual, name="x"))
+
+
+def test_lossy_webp_of_too_many_bytes_or_chunks_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lossless pixels there are is bound by their number alone."""
+    lossy, lossless = saved(photograph(), "WEBP"), saved(photograph(), "WEBP", lossless=True)
+    clear = photograph()
+    clear.putalpha(film())
+    see_through = saved(clear, "WEBP")
+    monkeypatch.setattr(effort, "MOST_LOSSY_WEBP_BYTES", len(lossy) - 21)
+    assert decode(lossless, name="x").shape == decode(lossless, name="x").shape
+    for data in (lossy, see_through):
+        with pytest.raises(ImageRejected, match="bytes of lossy WebP") as caught:
+            decode(data, name="x")
+        assert caught.value.code == "too-large"
+    monkeypatch.undo()
+    crowded = lossless + b"none\0\0\0\0" * effort.MOST_SEGMENTS
+    crowded = crowded[:4] + (len(crowded) - 8).to_bytes(4, "little") + crowded[8:]
+    with pytest.raises(ImageRejected) as caught:
+        decode(crowded, name="x")
+    assert caught.value.code == "too-complex"
