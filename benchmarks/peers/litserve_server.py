@@ -1,10 +1,11 @@
-"""LitServe: two worker processes, the image as a form's file. Run with the port."""
+"""LitServe: a worker process a core, with the raw body. Run with the port."""
 
+import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import litserve
-from fastapi import UploadFile
+from fastapi import Body
 from network import Network, opened
 from PIL import Image
 
@@ -16,9 +17,9 @@ class Api(litserve.LitAPI):
         """Loads the network, once a process."""
         self.network = Network()
 
-    def decode_request(self, request: UploadFile) -> Image.Image:
+    def decode_request(self, request: Annotated[bytes, Body()]) -> Image.Image:
         """Opens the image."""  # its annotation is read by LitServe, and must not be a string
-        return opened(request.file.read())
+        return opened(request)
 
     def predict(self, image: Image.Image) -> list[float]:
         """Runs the network."""
@@ -30,5 +31,5 @@ class Api(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Api(), accelerator="cpu", workers_per_device=2, timeout=120)
+    server = litserve.LitServer(Api(), accelerator="cpu", workers_per_device=os.cpu_count(), timeout=120)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning")

@@ -1,4 +1,4 @@
-"""The network as the other servers run it: LiteRT on one thread, after Pillow's full decoding and resize."""
+"""The network as the other servers run it: LiteRT on one thread, after Pillow's scaled decoding and resize."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ class Network:
 
 
 def prepared(image: Image.Image, shape: Any) -> np.ndarray:
-    """Returns an image as the network takes it: float32 (1, height, width, channels), 0 to 255."""
+    """Returns an image as the network takes it: float32 (1, height, width, channels), 0 to 255.
+
+    A JPEG is decoded at a half, a quarter or an eighth where that leaves twice the network's sides, as medimg does.
+    """
     height, width, channels = (int(side) for side in shape[1:])
+    image.draft("RGB", (2 * width, 2 * height))
     small = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(small, np.float32).reshape(1, height, width, channels)
 

@@ -84,9 +84,14 @@ def __getattr__(name: str) -> Any:
     if name == "errors":
         return import_module("medimg.errors")
     if name not in _HOMES:
+        from importlib.util import find_spec
+
         from medimg.errors import did_you_mean
 
-        raise AttributeError(f"module 'medimg' has no attribute {name!r}.{did_you_mean(name, _HOMES)}")
+        is_module = name.isidentifier() and find_spec(f"medimg.{name}") is not None
+        hint = f" It is a module: import medimg.{name}" if is_module else did_you_mean(name, _HOMES)
+        # With an object of its own, or Python adds a second suggestion.
+        raise AttributeError(f"module 'medimg' has no attribute {name!r}.{hint}", name=name, obj=None)
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

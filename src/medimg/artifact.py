@@ -411,7 +411,7 @@ class ModelFolder:
 
         Args:
             runtime: "litert", "saved_model", "onnx" or "int8".
-            dataset: For int8, the images that the model was trained with.
+            dataset: For int8, what the model was trained with; one without splits is divided as training divided it.
             most_lost: Of the AUROC, for int8.
             most_flipped: Share of the decisions at the frozen thresholds that may be others with int8.
 
@@ -436,6 +436,7 @@ class ModelFolder:
             from medimg import export
 
             if runtime == "int8" and dataset is not None:
+                self.export("litert")  # what int8 is compared with
                 added = export.add_int8(self, dataset, most_lost=most_lost, most_flipped=most_flipped)
             else:
                 added = export.add(self, ("onnx",)) if runtime == "onnx" else export.add(self)

@@ -158,9 +158,15 @@ def _concerns(error: OSError, path: Path) -> bool:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds a lock between processes while the block runs; the system frees it when a process dies."""
-    make_folder(path.parent)
+def locked(path: Path, *, parents: bool = True) -> Iterator[None]:
+    """Holds a lock between processes while the block runs; the system frees it when a process dies.
+
+    Args:
+        path: The lock's file.
+        parents: Whether a missing folder is made; else that is a `FileNotFoundError`.
+    """
+    if parents:
+        make_folder(path.parent)
     with storage_errors(path):
         file = path.open("w")
     with file:
@@ -216,13 +222,19 @@ def _use_lock(path: Path) -> Path:
     return path.with_name(f".{path.name}.used")
 
 
-def atomic_write(path: Path, content: bytes | memoryview | str, *, private: bool = False) -> None:
-    """Writes a file whole or not at all; `private` makes it readable by its owner only.
+def atomic_write(path: Path, content: bytes | memoryview | str, *, private: bool = False, parents: bool = True) -> None:
+    """Writes a file whole or not at all.
+
+    Args:
+        path: The file.
+        content: Text is written as UTF-8.
+        private: Whether it is readable by its owner only.
+        parents: Whether a missing folder is made; else that is a `FileNotFoundError`.
 
     Raises:
         StorageError: The disk is full or not writable; the old file, if any, is untouched.
     """
-    with _replacing(path, private) as file:
+    with _replacing(path, private, parents) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
@@ -237,8 +249,9 @@ def atomic_copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _replacing(path: Path, private: bool = False) -> Iterator[BinaryIO]:
-    make_folder(path.parent)
+def _replacing(path: Path, private: bool = False, parents: bool = True) -> Iterator[BinaryIO]:
+    if parents:
+        make_folder(path.parent)
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     with storage_errors(path):
         try:

@@ -209,6 +209,7 @@ class Display(AbstractContextManager["Display"]):
     """
 
     LINE_EVERY = 2.0  # seconds between two lines of the same stage in a log
+    SELDOM = 60.0  # the same at most, where nobody knows how far it is: it doubles from line to line
 
     def __init__(self, title: str, *, enabled: bool = True) -> None:
         self.title = title
@@ -219,6 +220,7 @@ class Display(AbstractContextManager["Display"]):
         self._fields = {"title": title, "count": "", "note": ""}
         self._stage = ""
         self._last_line = ("", 0.0)
+        self._pause = self.LINE_EVERY
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -292,8 +294,9 @@ class Display(AbstractContextManager["Display"]):
             fresh = self._text(event)
             if same and event.done < event.total and (now - when < self.LINE_EVERY or fresh == text):
                 return
-            if same and event.total == 0 and now - when < self.LINE_EVERY:
+            if same and event.total == 0 and now - when < self._pause:
                 return
+            self._pause = min(2 * self._pause, self.SELDOM) if same and event.total == 0 else self.LINE_EVERY
             self._stage, self._last_line = event.stage, (fresh, now)
         print(f"{self.title}: {self._text(event)}", file=sys.stderr, flush=True)  # noqa: T201
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from chromium import BROWSER, Page, chromium, numbers
 from PIL import Image
 
 from medimg.artifact import ModelFolder
+from medimg.home import atomic_write
 from medimg.key_file import KeyFile
 
 pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine")
@@ -30,8 +33,18 @@ LABEL = "document.querySelector('#verdict .label').textContent"
 class Server:
     """A running server and its keys."""
 
-    def __init__(self, url: str, keys: KeyFile, key: str) -> None:
-        self.url, self.keys, self.key = url, keys, key
+    def __init__(self, url: str, keys: KeyFile, key: str, process: subprocess.Popen[bytes]) -> None:
+        self.url, self.keys, self.key, self.process = url, keys, key, process
+
+    def change(self, model: ModelFolder, version: str) -> None:
+        """Serves a model, and waits until it answers."""
+        chosen = {"model": str(model.path), "digest": model.digest, "version": version}
+        atomic_write(self.keys.path.with_name("model.json"), json.dumps(chosen))
+        self.process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + 30
+        while self.ask("model")["digest"] != model.digest:
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
     def ask(self, path: str, image: bytes | None = None) -> dict[str, object]:
         """Returns what a route for programs answers."""
@@ -53,13 +66,15 @@ def server(trained: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> It
     (folder / "log").mkdir()
     address, keys = folder / "address.json", KeyFile(folder / "keys.json")
     key, _ = keys.add("page", limited=False)
-    command = [sys.executable, "-m", "medimg.serving", "--model", str(trained.path), "--address-file", str(address)]
-    command += ["--keys", str(keys.path), "--log-folder", str(folder / "log"), "--version", "phantoms/3"]
+    chosen = {"model": str(trained.path), "digest": trained.digest, "version": "phantoms/3"}
+    (folder / "model.json").write_text(json.dumps(chosen))
+    command = [sys.executable, "-m", "medimg.serving", "--model-file", str(folder / "model.json")]
+    command += ["--address-file", str(address), "--keys", str(keys.path), "--log-folder", str(folder / "log")]
     with (folder / "out").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         while not address.exists():
             assert process.poll() is None, (folder / "out").read_text()
             time.sleep(0.02)
-        yield Server(f"http://127.0.0.1:{json.loads(address.read_text())['port']}/", keys, key)
+        yield Server(f"http://127.0.0.1:{json.loads(address.read_text())['port']}/", keys, key, process)
         process.terminate()
         process.wait(30)
 
@@ -119,12 +134,15 @@ def test_a_wrong_key_is_refused_and_the_right_one_opens_the_page(page: Page, ser
     """The session lasts when the page is loaded again, ends with the sign-out, and no script can read it."""
     page.open(server.url)
     page.wait("document.querySelector('#sign-in').open")
+    page.run("times = 0; document.querySelector('#sign-in').addEventListener('close', () => times += 1)")
+    for _ in range(4):
+        page.press("Escape")  # closes nothing for long: there is nothing behind it
+        page.wait("document.querySelector('#sign-in').open && document.activeElement.id === 'key'")
+    page.wait("times === 4 && document.querySelector('#sign-in').open")
     assert not page.run(OPEN)
     page.write("wrong")
     page.press("Enter")
     assert "not right" in page.wait("document.querySelector('#sign-in-error').textContent")
-    page.press("Escape")  # closes nothing: there is nothing behind it
-    assert page.run("document.querySelector('#sign-in').open && document.activeElement.id") == "key"
     page.write(server.key)
     page.press("Enter")
     page.wait(OPEN)
@@ -345,6 +363,34 @@ def test_a_lost_connection_is_said_and_waited_for(page: Page, server: Server, im
     page.wait(LABEL)
     assert page.run("document.querySelector('#connection').hidden")
     page.trouble.clear()
+
+
+def test_a_server_that_goes_on_to_another_model_mixes_nothing(
+    page: Page, server: Server, images: dict[str, Path], trained: ModelFolder, tmp_path: Path
+) -> None:
+    """Each answer keeps the thresholds of its model, and a heat map is of the model that answered or none."""
+    folder = Path(shutil.copytree(trained.path, tmp_path / "other", copy_function=shutil.copyfile))
+    changes = {"thresholds": {"NODULE": 0.123}, "uncertain": {"NODULE": (0.111, 0.144)}}
+    other = ModelFolder.seal(folder, trained.record.model_copy(update=changes))
+    sign_in(page, server)
+    page.choose(images["clear"])
+    page.wait(LABEL)
+    server.change(other, "phantoms/4")
+    try:
+        page.choose(images["nodule"])
+        page.wait("document.querySelector('#model-name').textContent === 'phantoms/4'")
+        page.wait(ANSWERED.format(2))
+        told = []
+        for place in (2, 1):
+            page.click(f"#strip li:nth-child({place}) button")
+            told.append(page.run("document.querySelector('#verdict').textContent"))
+        assert all(words in told[0] for words in ("threshold 12.3% · uncertain 11.1% to 14.4%", "phantoms/4"))
+        assert "phantoms/3" in told[1] and "11.1% to 14.4%" not in told[1]
+        page.click("#heat-switch")
+        page.wait("document.querySelector('#heat-said').textContent.includes('went on to another model')", 90)
+        assert page.run("document.querySelector('#heat').hidden")
+    finally:
+        server.change(trained, "phantoms/3")
 
 
 def test_images_unlike_those_of_validation_raise_an_alarm(page: Page, server: Server, phantoms: Path) -> None:

@@ -31,6 +31,7 @@ from medimg.errors import (
     ImageRejected,
     NotFoundError,
 )
+from medimg.inference.request_lines import read
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("subscription")]
 
@@ -135,7 +136,10 @@ def test_an_endpoint_answers_as_the_local_model_and_leaves_nothing(
         with urllib.request.build_opener().open(request) as response:
             assert json.loads(response.read())["label"] == own.label
 
+        endpoint.predict_many([image] * 8)
         assert any("golden inputs agree" in line for line in endpoint.logs())
+        ids = {line["id"] for line in read(endpoint.logs()) if line["medimg"] == "request"}
+        assert len(ids) == 2, "the file, and what predict sends of it, count once each, whichever process answered"
         lines, position = backend._log("endpoint", "chest", 0)
         assert backend._log("endpoint", "chest", position - 1)[0][0] == lines[-1]
         assert [each.name for each in backend.endpoints()] == ["chest"]

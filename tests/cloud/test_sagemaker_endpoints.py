@@ -13,6 +13,7 @@ from aws.handle import Emulator
 from medimg.artifact import ModelFolder
 from medimg.config import ServeConfig
 from medimg.errors import AlreadyExistsError, BackendError, ConfigError, NotFoundError
+from medimg.inference.request_lines import read
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("account")]
 
@@ -35,8 +36,10 @@ def test_a_name_serves_one_kind_and_the_other_kind_leaves_it_alone(account: Emul
     """A refused deploy takes away nothing that it did not make: function, address, key and schedules are all there."""
     backend = quick_sagemaker.backend()
     taken = backend.deploy(trained, ServeConfig(kind="lambda", ttl_hours=2), name="taken")
-    (step,) = taken.load_test([1], seconds=0.5, image=trained.golden[0].content).steps
+    (step,) = taken.load_test([2], seconds=0.5, image=trained.golden[0].content).steps
     assert step.answered > 0 and not step.errors, "clients of their own are let in with its key"
+    ids = {line["id"] for line in read(taken.logs()) if line["medimg"] == "request"}
+    assert len(ids) == 1, "the same image counts once, whichever container answered it"
     before = account.state(REGION)
     for config in (ServeConfig(), ServeConfig(http_api=True, ttl_hours=1), ServeConfig(kind="serverless")):
         with pytest.raises(AlreadyExistsError, match="taken"):
@@ -54,6 +57,8 @@ def test_an_endpoint_whose_model_was_deleted_is_seen_and_can_be_deleted(
     backend.deploy(trained, name="bodiless")
     sagemaker = account.client("sagemaker", REGION)
     (model,) = [each["ModelName"] for each in sagemaker.list_models()["Models"]]
+    environment = sagemaker.describe_model(ModelName=model)["PrimaryContainer"]["Environment"]
+    assert len(environment["MEDIMG_LOG_SALT"]) == 32, "all processes of a deployment have one salt"
     sagemaker.delete_model(ModelName=model)
     (found,) = quick_sagemaker.backend().inventory()
     assert (found.id, found.details["reason"]) == ("bodiless", "its model was deleted")

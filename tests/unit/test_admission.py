@@ -53,6 +53,21 @@ def test_the_busier_the_longer_they_stay_away() -> None:
     assert longest(1000) > 10
 
 
+def test_large_bodies_leave_room_for_small_ones() -> None:
+    """Two that never end would keep everyone out otherwise; a body that grows beyond a megabyte is small no more."""
+    admission = Admission(images=4, max_bytes=16_000_000)
+    admission.hold(7_000_000)
+    admission.hold(7_000_000, before=7_000_000)
+    with pytest.raises(Refused):
+        admission.hold(1_000_000, before=14_000_000)
+    admission.hold(900_000)
+    with pytest.raises(Refused):
+        admission.hold(200_000, before=900_000)
+    admission.hold(900_000)
+    with pytest.raises(Refused):
+        admission.hold(900_000)
+
+
 def test_bodies_are_held_up_to_a_number_of_bytes() -> None:
     """Those of all requests together; a refused one lets go of what it had."""
     admission = Admission(images=4, max_bytes=1000)
@@ -72,8 +87,7 @@ def test_bodies_are_held_up_to_a_number_of_bytes() -> None:
     with pytest.raises(Refused, match="Send this one again"):
         asyncio.run(read(b"a" * 300, b"b" * 300))
     assert admission.held_bytes == 600
-    bodies.release(held)
-    assert admission.held_bytes == 0
+    admission.release(len(held))
     with pytest.raises(RequestRefused, match="64 MB"):
         asyncio.run(read(b"", length=str(MAX_BODY + 1)))
     assert admission.held_bytes == 0

@@ -33,6 +33,7 @@ COMMANDS = (
     "deploy",
     "predict",
     "load-test",
+    "register",
     "ls",
     "rm",
     "cost",
@@ -509,9 +510,13 @@ def test_predict_as_json_is_what_the_library_says(trained: Trained, folder: Path
 def test_deploy_tells_how_to_ask_and_to_delete_without_showing_the_key(
     trained: Trained, folder: Path, tmp_path: Path
 ) -> None:
-    """The printed curl line works as it stands; the key is in a file, and on the screen only when asked for."""
+    """The printed curl line works as it stands, and its answer names the registered version.
+
+    The key is in a file, and on the screen only when asked for.
+    """
     image = sorted(folder.rglob("test/*/*.png"))[0]
-    answer = medimg_says("deploy", trained.job, "--name", "tiny-server", "--ttl-hours", "0.5")
+    assert medimg_says("register", trained.job, "--name", "tiny").out == "tiny/1\n"
+    answer = medimg_says("deploy", "tiny/1", "--name", "tiny-server", "--ttl-hours", "0.5")
     assert answer.code == 0, answer.err
     key = (trained.home / "endpoints" / "tiny-server" / "key").read_text()
     assert key not in answer.out + answer.err
@@ -523,6 +528,7 @@ def test_deploy_tells_how_to_ask_and_to_delete_without_showing_the_key(
         command = line[1].replace("@IMAGE", f"@'{image}'")
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
         assert json.loads(done.stdout)["label"] in ("CLEAR", "NODULE")
+        assert json.loads(done.stdout)["version"] == "tiny/1"
     assert key in medimg_says("deploy", trained.job, "--name", "tiny-server", "--ttl-hours", "0.5", "--show-key").out
 
     broken = tmp_path / "broken.png"
@@ -540,6 +546,7 @@ def test_deploy_tells_how_to_ask_and_to_delete_without_showing_the_key(
     gone = medimg_says("predict", image, "--endpoint", "tiny-server")
     assert gone.code == 1
     assert "has no endpoint 'tiny-server'" in gone.err
+    assert medimg_says("rm", "tiny/1", "--yes").code == 0
 
 
 @pytest.mark.slow
@@ -551,6 +558,19 @@ def test_ls_shows_jobs_and_models_with_status_and_metrics(trained: Trained) -> N
     assert re.search(r"model +│ listed/1 +│ registered +│ .*auroc", both)
     assert "listed/1" not in medimg_says("ls", "jobs").out
     version.delete()
+
+
+@pytest.mark.slow
+def test_exports_are_added_to_a_job_and_not_to_a_registered_model(trained: Trained) -> None:
+    """The registry has the digest of its own; it says what to type."""
+    assert medimg_says("register", "--name", "sealed").out == "sealed/1\n"
+    backend = medimg.backend("local")
+    assert not options.find_model(backend, trained.job).kept
+    assert options.find_model(backend, "sealed/1").kept
+    refused = medimg_says("export", "sealed/1", "onnx")
+    assert refused.code == 1
+    assert re.search(r"In a shell: cp -r \S+ my_model\n +medimg export my_model onnx\n", refused.err)
+    assert medimg_says("rm", "sealed/1", "-y").code == 0
 
 
 @pytest.mark.slow

@@ -183,17 +183,18 @@ def test_one_that_hangs_is_given_up(runner: asyncio.Runner, trained: ModelFolder
 
 
 def test_a_model_that_cannot_be_explained_is_not_tried_again(
-    runner: asyncio.Runner, trained: ModelFolder, image: bytes
+    runner: asyncio.Runner, trained: ModelFolder, image: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Such as one without convolutions: the page hides it from then on, until the model changes."""
-    message = b'{"error": "no convolution"}'
+    """The page hides it from then on, until the model changes; the log says why, in words that may name a path."""
+    message = b'{"error": "/srv/models/a is damaged"}'
     without = Standing(trained)
     without.line = f"import sys; sys.stdout.buffer.write({bytes([0, 0, 0, len(message)]) + message!r})"
     for _ in range(2):
-        with pytest.raises(Refused, match="no convolution") as refused:
+        with pytest.raises(Refused, match="could not be loaded") as refused:
             runner.run(without.explain(image))
-        assert refused.value.status == 404
+        assert refused.value.status == 404 and "/srv" not in str(refused.value)
         assert not without.available
+    assert capfd.readouterr().err.count("/srv/models/a is damaged") == 1
     without.change(trained)
     assert without.available
     runner.run(without.close())

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,13 @@ from medimg.backends import backend
 from medimg.cli import app
 from medimg.config import ServeConfig
 from medimg.data.dataset import Dataset
+from medimg.data.preparation import ready_for_training
 from medimg.errors import DatasetError, ModelFolderError
 from medimg.export import Agreement
 from medimg.export.network import write
 from medimg.export.quantised import correction
+from medimg.inference.journal import Journal
+from medimg.inference.predictions import Predictions
 from medimg.inference.predictor import Predictor
 
 
@@ -48,6 +52,10 @@ def exported(trained: ModelFolder, dataset: Dataset, tmp_path_factory: pytest.Te
     """A model with both exports."""
     folder = tmp_path_factory.mktemp("exported")
     model = copy(trained, folder / "model")
+    # As training leaves it where TensorFlow is missing.
+    shutil.rmtree(model.path / "exports")
+    lacking = dict.fromkeys(model.record.runtimes, "TensorFlow is not installed")
+    model = ModelFolder.seal(model.path, model.record.model_copy(update={"runtimes": {}, "missing": lacking}))
     with own_home(folder / "home").context():
         model.export("onnx")
         model.export("int8", dataset)
@@ -63,6 +71,7 @@ def test_the_folder_is_sealed_anew_with_what_was_made(exported: ModelFolder, tra
     """The handle knows its digest, and asking again makes nothing."""
     assert exported.digest == ModelFolder.load(exported.path).digest != trained.digest
     assert exported.record.runtimes.keys() - trained.record.runtimes.keys() == {"onnx", "int8"}
+    assert trained.record.runtimes.keys() < exported.record.runtimes.keys() and not exported.record.missing
     assert exported.export("onnx") == exported.path / "exports" / "model.onnx"
     assert exported.export("int8") == exported.path / "exports" / "int8.tflite"
 
@@ -125,13 +134,29 @@ def test_what_a_server_of_int8_is_given_is_enough(exported: ModelFolder, tmp_pat
 def test_int8_that_changes_too_much_is_refused_with_the_figures(
     trained: ModelFolder, dataset: Dataset, tmp_path: Path
 ) -> None:
-    """Nothing is kept: the model is what it was."""
+    """Nothing is kept: the model is what it was. Images without splits are divided as training divides them."""
     model = copy(trained, tmp_path / "model")
+    undivided = replace(dataset, samples=tuple(replace(sample, split=None) for sample in dataset.samples))
     with pytest.raises(ModelFolderError, match=r"no int8 export: the AUROC falls by -?0\.\d+, at most -1 ") as refused:
-        model.export("int8", dataset, most_lost=-1)
+        model.export("int8", undivided, most_lost=-1)
     assert "decisions that flip" in str(refused.value)
+    val = ready_for_training(undivided, allow=()).dataset.of("val")
+    assert re.search(rf"images compared +{len(val)} val", str(refused.value))
     assert model.digest == trained.digest == ModelFolder.load(model.path).digest
     assert not (model.path / "exports" / "int8.tflite").exists()
+
+
+def test_a_conversion_that_fails_says_why_and_keeps_nothing(
+    trained: ModelFolder, dataset: Dataset, tmp_path: Path
+) -> None:
+    """In one line, without the machine's folders; here the trained network is no network."""
+    model = copy(trained, tmp_path / "model")
+    (model.path / "model.keras").write_bytes(b"")
+    model = ModelFolder.seal(model.path, model.record)
+    with pytest.raises(ModelFolderError, match=r"no int8 export: the conversion failed \(.+\)\. Nothing") as failed:
+        model.export("int8", dataset)
+    assert "Traceback" not in str(failed.value) and "/" not in str(failed.value)
+    assert ModelFolder.load(model.path).digest == model.digest
 
 
 @pytest.mark.parametrize(
@@ -182,15 +207,29 @@ def test_what_cannot_be_made_says_what_to_do(trained: ModelFolder, dataset: Data
 
 
 def test_a_server_of_int8_answers_as_int8_does(
-    exported: ModelFolder, trained: ModelFolder, dataset: Dataset, tmp_path: Path
+    exported: ModelFolder, trained: ModelFolder, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The golden inputs it is checked against at its start are int8's; a model without that export is not deployed."""
+    """The golden inputs it is checked against at its start are int8's; a model without that export is not deployed.
+
+    Its digest is that of the float32 model, and yet one table does not go on with the answers of the other.
+    """
     place, config = backend("local"), ServeConfig(runtime="int8", auth="none")
     with pytest.raises(ModelFolderError, match=r'Run: model.export\("int8", dataset\)'):
         place.deploy(trained, config)
     image = dataset.of("test")[0].path
+    monkeypatch.setattr(Journal, "remove", lambda _: None)  # as if each run were killed at its end
+    command = ["predict", str(image), "--out", str(tmp_path / "out.csv")]
     with place.deploy(exported, config) as endpoint:
         answer = endpoint.predict(image)
+        for source, goes_on in (
+            (["--model", str(exported.path)], False),
+            (["--endpoint", endpoint.name], False),
+            (["--endpoint", endpoint.name], True),
+        ):
+            says = CliRunner().invoke(app, [*command, *source])
+            assert (says.exit_code, "goes on after 1 images" in says.stderr) == (0, goes_on)
+    (written,) = Predictions.from_csv(tmp_path / "out.csv").probabilities
+    assert dict(zip(trained.record.classes, written, strict=True)) == answer.probabilities
     own = Predictor(exported, runtime="int8").predict(image)
     assert answer.probabilities == pytest.approx(own.probabilities, abs=1e-6)
     assert answer.probabilities != pytest.approx(trained.predict(image).probabilities, abs=1e-6)

@@ -43,6 +43,16 @@ def test_a_body_is_the_image_whatever_it_is_called(content_type: str) -> None:
     assert images_of(content_type, IMAGE) == Images((IMAGE,))
 
 
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", ""])
+def test_json_that_is_not_called_so_is_refused_with_the_header_to_send(content_type: str) -> None:
+    """`curl -d` calls everything a form, and the body is no JPEG either."""
+    with pytest.raises(RequestRefused, match="Add the header Content-Type: application/json") as caught:
+        images_of(content_type, b' {"image": "AAAA"}')
+    assert (caught.value.status, caught.value.code) == (400, "bad-request")
+    without_preamble = b"{" * 128 + b"DICM"
+    assert images_of(content_type, without_preamble) == Images((without_preamble,))
+
+
 def test_a_picture_that_is_called_json_is_a_picture() -> None:
     """No picture begins as a JSON object does."""
     assert images_of("application/json", IMAGE) == Images((IMAGE,))
@@ -90,6 +100,15 @@ def test_json_without_an_image_is_a_bad_request(body: bytes) -> None:
     with pytest.raises(RequestRefused) as caught:
         images_of("application/json", body)
     assert (caught.value.status, caught.value.code) == (400, "bad-request")
+
+
+def test_json_of_millions_of_parts_is_refused_before_it_is_read() -> None:
+    """It would take a gigabyte, and stop the server for seconds; as many data URLs as there may be are far fewer."""
+    url = "data:image/png;base64," + base64.b64encode(IMAGE).decode()
+    assert images_of("application/json", json.dumps({"images": [url] * MAX_IMAGES}).encode()).several
+    for part in (b"{},", b"[],", b"0,"):
+        with pytest.raises(RequestRefused, match="more than 1,000 parts"):
+            images_of("application/json", b'{"image": "AAAA", "x": [' + part * 100_000 + b"0]}")
 
 
 def test_urls_are_off_unless_switched_on() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ from medimg.backends import backend
 from medimg.cli.app import app
 from medimg.config import ServeConfig
 from medimg.errors import AlreadyExistsError, ConfigError, NotFoundError
+from medimg.home import atomic_write
 from medimg.key_file import KeyFile
 from medimg.serving.keys import Keys, key_in
 from medimg.serving.refused import Refused
@@ -66,6 +70,14 @@ def test_the_file_holds_no_key_and_is_the_owners_alone(file: KeyFile, tmp_path: 
     assert key not in text and made.hash in text
     assert len(key) >= 43, "32 random bytes"
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+
+
+def test_a_notebook_that_shows_keys_shows_no_hash(file: KeyFile, tmp_path: Path) -> None:
+    """`print(endpoint.keys)` says how many there are."""
+    _, made = file.add("anna")
+    assert re.fullmatch(r"KeyFile\('.*', \d+ keys?, \d+ valid\)", repr(file))
+    assert made.hash not in repr(file) + repr(made) and made.id in repr(made)
+    assert "is no file of keys" in repr(KeyFile(tmp_path / "absent.json"))
 
 
 def test_several_keys_are_good_at_once_and_a_running_server_sees_each_change(file: KeyFile, clock: Clock) -> None:
@@ -119,6 +131,30 @@ def test_a_rotation_keeps_how_long_a_key_lives_and_lengthens_no_life(file: KeyFi
     assert seen(file, clock).find(old) is not None
 
 
+def test_a_name_is_revoked_with_all_its_keys_and_an_id_alone(file: KeyFile, clock: Clock) -> None:
+    """After a rotation two keys have the name; who revokes it means the one that got out, too."""
+    keys = seen(file, clock)
+    leaked, _ = file.add("ward 3")
+    successor, _ = file.rotate("ward 3")
+    assert [key.name for key in file.revoke("ward 3")] == ["ward 3", "ward 3"]
+    assert keys.find(leaked) is None and keys.find(successor) is None
+    first, made = file.add("a study")
+    second, _ = file.rotate("a study")
+    assert [key.id for key in file.revoke(made.id)] == [made.id]
+    assert keys.find(first) is None and keys.find(second) is not None
+
+
+def test_a_rotation_without_grace_ends_all_that_had_one(file: KeyFile, clock: Clock) -> None:
+    """Not the last one only."""
+    keys = seen(file, clock)
+    old = file.own.read_text() if file.own else ""
+    file.rotate("owner", grace_hours=24)
+    assert keys.find(old) is not None
+    file.rotate("owner", grace_hours=0)
+    assert keys.find(old) is None
+    assert file.own is not None and keys.find(file.own.read_text()) is not None
+
+
 def test_the_key_that_this_machine_asks_with_is_rotated_not_revoked(file: KeyFile, clock: Clock) -> None:
     """The error says how to end it at once."""
     with pytest.raises(ConfigError, match="keys rotate ENDPOINT --grace-hours 0"):
@@ -126,6 +162,57 @@ def test_the_key_that_this_machine_asks_with_is_rotated_not_revoked(file: KeyFil
     old = file.own.read_text() if file.own else ""
     file.rotate("owner", grace_hours=0)
     assert seen(file, clock).find(old) is None
+
+
+def test_a_key_is_rotated_once(file: KeyFile, tmp_path: Path) -> None:
+    """In its grace it cannot have a second successor, of which nobody could tell which is this machine's own."""
+    _, first = file.rotate("owner")
+    with pytest.raises(ConfigError, match=f"Rotate its successor, '{first.id}'"):
+        file.rotate(file.read()[0].id)
+    _, second = file.rotate("owner")
+    assert file.is_own(second) and second.expires is None
+    assert len(file.read()) == 3
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_rotation_that_is_cut_off_leaves_programs_a_good_key(
+    file: KeyFile, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """After any of its writes; and the next one is of the key that they ask with."""
+    done: list[Path] = []
+
+    def cut_off(path: Path, content: str, **options: bool) -> None:
+        if len(done) == writes:
+            raise InterruptedError
+        done.append(path)
+        atomic_write(path, content, **options)
+
+    keys = seen(file, clock)
+    monkeypatch.setattr("medimg.key_file.atomic_write", cut_off)
+    with pytest.raises(InterruptedError):
+        file.rotate("owner", grace_hours=0)
+    monkeypatch.undo()
+    clock.now += 48 * HOUR
+    assert keys.find((tmp_path / "key").read_text()) is not None
+    secret, made = file.rotate("owner", grace_hours=0)
+    assert file.is_own(made) and keys.find(secret) is not None
+
+
+def test_the_keys_of_what_was_deleted_are_not_made_anew(tmp_path: Path) -> None:
+    """No folder is left that would keep its name from being used again."""
+    folder = tmp_path / "chest"
+    folder.mkdir()
+    KeyFile(folder / "keys.json").add("owner")
+    file = KeyFile(folder / "keys.json", own=folder / "key", of="the endpoint 'chest'")
+    file.add("ward 3")
+    shutil.rmtree(folder)
+    changes: list[Callable[[], object]] = [
+        file.read, lambda: file.add("a study"), lambda: file.rotate("ward 3"), lambda: file.revoke("ward 3")
+    ]  # fmt: skip
+    for change in changes:
+        with pytest.raises(NotFoundError, match="the endpoint 'chest' was deleted"):
+            change()
+    assert not folder.exists()
 
 
 def test_no_change_is_lost_when_many_change_the_file_at_once(file: KeyFile, clock: Clock) -> None:
@@ -248,6 +335,10 @@ def test_an_endpoint_answers_over_a_rotation_and_a_handle_needs_no_key(trained: 
         assert [endpoint.predict(image).label for _ in range(5)], "the owner's is not limited"
         endpoint.keys.revoke("ward 3")
         assert asked(endpoint.url, key, image.read_bytes()) == 401
+        held = endpoint.keys
+    with pytest.raises(NotFoundError, match="'keyed' was deleted"):
+        held.add("ward 4")
+    assert not (here._home / "endpoints" / "keyed").exists()
     with here.deploy(trained, ServeConfig(auth="none"), name="open") as endpoint:
         with pytest.raises(ConfigError, match="auth='none'"):
             endpoint.keys.read()

@@ -24,6 +24,7 @@ from medimg.artifact import ModelFolder
 from medimg.errors import ConfigError, ImageRejected, ModelFolderError
 from medimg.inference.answers import read_answer
 from medimg.inference.decision import Prediction
+from medimg.inference.request_lines import read
 from medimg.serving.http_api import MAX_IMAGE
 
 HASH = sha256(b"right").hexdigest()
@@ -242,6 +243,25 @@ def test_a_function_with_another_model_or_a_wrong_one_never_answers(
     monkeypatch.setenv("MEDIMG_DIGEST", "0" * 64)
     with pytest.raises(ModelFolderError, match="its digest is"):
         load("aws_lambda")
+
+
+def test_an_image_that_two_of_its_processes_answer_has_one_id_in_the_log(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], image: bytes
+) -> None:
+    """So that a load test counts once however many containers answer it; the salt itself is never in the log."""
+
+    def logged() -> str:
+        capsys.readouterr()
+        caller(load("aws_lambda"))(event(body=image))
+        said = capsys.readouterr().out
+        assert "salt-of" not in said
+        (line,) = (line for line in read(said.splitlines()) if line["medimg"] == "request")
+        return str(line["id"])
+
+    monkeypatch.delenv("MEDIMG_LOG_SALT", raising=False)
+    assert logged() != logged()
+    monkeypatch.setenv("MEDIMG_LOG_SALT", "salt-of-the-deployment")
+    assert logged() == logged()
 
 
 @pytest.mark.parametrize(("memory", "cores"), [("128", 1), ("1769", 1), ("1770", 2), ("3008", 2), ("10240", 6)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import csv
 import io
 import json
@@ -24,6 +26,7 @@ from medimg.backends.base import Backend
 from medimg.backends.load.client import Reference
 from medimg.backends.load.load_test import LoadTest, Step
 from medimg.backends.load.pictures import bodies, radiograph
+from medimg.backends.load.route import Route
 from medimg.backends.load.run import _consent, run_load_test
 from medimg.backends.load.tally import percentile
 from medimg.cli import app
@@ -240,6 +243,32 @@ def test_many_clients_on_an_endpoint_elsewhere_need_consent(capsys: pytest.Captu
         assert "up to 200,000 requests" in capsys.readouterr().err
         _consent({"local": True, "seconds": 0.05}, [1000], 10.0, display, False)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_what_is_behind_a_proxy_on_this_machine_is_elsewhere(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's cloud gets a thousand clients without consent because a proxy runs here; that gets its password."""
+    heads: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def refuse() -> None:
+            connection, _ = proxy.accept()
+            with connection:
+                heads.append(connection.recv(4096))
+                connection.sendall(b"HTTP/1.1 407 X\r\n\r\n")
+
+        monkeypatch.setenv("https_proxy", f"{scheme}ward%203:p%40ss@127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "localhost")
+        route = Route("https://runtime.sagemaker.invalid/endpoints/chest")
+        assert not route.is_local
+        assert Route("https://localhost/predict").is_local
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        with pytest.raises(ConnectionError, match=r"the proxy refuses to connect to runtime\.sagemaker"):
+            asyncio.run(route.connect(asyncio.Protocol(), 0))
+        thread.join()
+    user = base64.b64encode(b"ward 3:p@ss").decode()
+    assert heads[0].splitlines()[2] == f"Proxy-Authorization: Basic {user}".encode()
 
 
 def test_an_endpoint_that_is_busy_at_first_is_asked_again(endpoint: Endpoint) -> None:

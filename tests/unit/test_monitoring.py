@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from medimg.errors import ModelFolderError
 from medimg.inference.appearance import statistics
 from medimg.inference.change import design_effect, index_limit, rate_difference, stability_index
 from medimg.inference.monitoring import LEAST, Histogram, Reference, Seen, Window, unknown
+from medimg.inference.wording import of_distribution
 
 KINDS = ("CLEAR", "NODULE")
 
@@ -214,7 +216,7 @@ def test_images_like_those_of_validation_raise_no_alarm(reference: Reference) ->
     [
         (lambda number: seen(number, brightness=0.8), "brightness", "The images are brighter than those of validation"),
         (lambda number: seen(number, brightness=0.2), "brightness", "The images are darker than those of validation"),
-        (lambda number: seen(number, spread=0.6), "brightness", "spread otherwise than those of validation"),
+        (lambda number: seen(number, spread=0.6), "brightness", "The mean brightness varies from image to image"),
         (lambda number: seen(number, share=0.9), "positives of NODULE", "Called NODULE:"),
     ],
     ids=["brighter", "darker", "more spread", "three times the prevalence"],
@@ -231,6 +233,37 @@ def test_a_change_raises_the_alarm_and_is_named(
     assert "Nobody has shown that the model is right on such images" in told["message"]
     mixed = [seen(20_000 + number) for number in range(300)] + [changed(30_000 + number) for number in range(200)]
     assert window(reference, mixed).health()["status"] == "alarm"
+
+
+def test_an_alarm_stays_until_it_is_well_under_its_limit(reference: Reference) -> None:
+    """It does not come and go with single images where its value is at the limit; since when it stands is told."""
+    stream = [seen(number, brightness=0.62) for number in range(200)] + [seen(9000 + number) for number in range(200)]
+    made, held, statuses = window(reference, stream[:200], size=200), 0, []
+    assert made.health()["alarm_since"] == "1970-01-01T00:03:19+00:00"
+    for number in range(200, 400, 4):
+        for one in stream[number : number + 4]:
+            made.add(one)
+        told, forgetful = made.health(), window(reference, stream[: number + 4], size=200).health()
+        statuses.append(told["status"])
+        if (told["status"], forgetful["status"]) == ("alarm", "ok"):
+            held += 1
+            assert any(0.8 < one["value"] / one["limit"] <= 1 and one["alarm"] for one in told["measures"])
+            assert told["alarm_since"] == "1970-01-01T00:03:19+00:00"
+    assert held, "some looks were between the two limits"
+    assert statuses == sorted(statuses), "alarm, and then ok for good"
+    assert (told["status"], told["alarm_since"]) == ("ok", "")
+
+
+def test_every_measure_of_the_pixels_is_told_in_words(reference: Reference) -> None:
+    """The names of the measures, such as top_bottom, are for programs: who reads a warning is no programmer."""
+    for name in statistics(picture()):
+        for now in ((90, 10), (50, 50), (10, 90)):
+            mean = 0.5 + (now[1] - now[0]) / 1000
+            told = of_distribution(name, mean, 0.5, now, (50, 50), alarm=now != (50, 50))
+            spread = of_distribution(name, 0.5 - (mean - 0.5), 0.5, now, (50, 50), alarm=True)
+            for sentence in (told, spread):
+                assert "_" not in sentence
+                assert not re.search(r"\b(dark|light|fineness|stretch|centre):? ", sentence)
 
 
 def test_a_window_forgets_the_oldest_and_counts_as_if_it_were_new(reference: Reference) -> None:

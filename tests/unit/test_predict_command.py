@@ -52,6 +52,22 @@ def test_a_folder_becomes_a_table_that_the_library_reads(trained: ModelFolder, f
     assert str(folder / "broken.png") in (tmp_path / "out.csv").read_text()
 
 
+def test_where_nothing_can_be_read_the_table_says_so(trained: ModelFolder, tmp_path: Path) -> None:
+    """Yesterday's does not stay: whoever reads it would take its answers for today's."""
+    (tmp_path / "ward").mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "ward" / name).write_bytes(b"no picture")
+    for name in ("out.csv", "out.parquet"):
+        (tmp_path / name).write_text("yesterday's")
+        answer = says(tmp_path / "ward", "--model", trained.path, "--out", tmp_path / name)
+        assert answer.exit_code == 1 and "        2  rejected\n" in answer.stdout
+        read = Predictions.from_csv if name.endswith(".csv") else Predictions.from_parquet
+        table = read(tmp_path / name)
+        assert (len(table), set(table.rejected.values())) == (0, {"not-an-image"})
+        record = trained.record
+        assert (table.classes, table.task, table.positive) == (record.classes, record.task, record.positive)
+
+
 def test_without_an_output_the_first_are_shown_and_all_are_counted(trained: ModelFolder, folder: Path) -> None:
     """More than a screen holds; --flat reads no folder in the folder."""
     answer = says(folder, "--model", trained.path)
@@ -61,6 +77,8 @@ def test_without_an_output_the_first_are_shown_and_all_are_counted(trained: Mode
     )  # first, and among the rejected
     assert "        1  rejected\n" in answer.stdout
     assert "--out FILE.csv" in answer.stdout
+    (name, threshold) = next(iter(trained.record.thresholds.items()))
+    assert f"called positive: {name} from {threshold:.3f}\n" in answer.stdout
     flat = says(folder, "--model", trained.path, "--flat")
     assert flat.exit_code == 1 and flat.stdout.count(".png") == 1
 

@@ -252,6 +252,7 @@ DECIDED = replace(
         Predictions(
             ("a", "b", "c"), "multiclass", ("1",), np.array([[0.2, 0.7, 0.1]]), decided=(("b",),), uncertain=(False,)
         ),
+        replace(DECIDED, ids=(), probabilities=np.empty((0, 2)), groups=None, decided=(), uncertain=()),
     ],
 )
 def test_decisions_and_rejections_come_back_from_csv_and_parquet(table: Predictions, tmp_path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +70,19 @@ def test_a_runtime_that_drifts_is_refused(trained: ModelFolder, tmp_path: Path) 
     drifting = ModelFolder.seal(folder, trained.record)
     with pytest.raises(RuntimeMismatchError, match="does not run the model as it was trained"):
         Predictor(drifting).check_golden()
+
+
+def test_litert_says_nothing_on_the_screen_and_nothing_else_is_lost(trained: ModelFolder) -> None:
+    """Its greeting has no switch; it would stand in the middle of a table, and in a server's log."""
+    code = (
+        "import sys; from medimg.inference.predictor import Predictor; from medimg.inference.runtimes import "
+        "_without_greeting\n"
+        "with _without_greeting():\n"
+        "    print('said meanwhile', file=sys.stderr, flush=True); Predictor(sys.argv[1], runtime='litert')\n"
+        "print('said afterwards', file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, trained.path], check=True, capture_output=True, text=True)
+    assert done.stderr == "said meanwhile\nsaid afterwards\n"
 
 
 def test_threads_share_a_predictor(trained: ModelFolder, images: list[Path]) -> None:

@@ -68,6 +68,24 @@ def test_a_log_gets_one_line_a_stage_and_every_epoch(capsys: pytest.CaptureFixtu
     assert lines[3] == "job: warning: small validation split"
 
 
+def test_a_log_gets_fewer_lines_the_longer_nobody_knows_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversion of a minute is six lines, not thirty; the next stage begins anew."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with Display("export") as display:
+        for stage in ("converting", "checking"):
+            for second in range(64):
+                now += 1
+                display(Event("stage", stage, message=f"{second} s"))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix("export: converting  ") for line in lines[:6]] == [
+        "0 s", "2 s", "6 s", "14 s", "30 s", "62 s",
+    ]  # fmt: skip
+    assert lines[6] == "export: checking  0 s" and len(lines) == 12
+
+
 def test_a_silent_display_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """For libraries on top of this one."""
     with Display("job", enabled=False) as display:

@@ -131,6 +131,19 @@ def test_a_disk_that_takes_nothing_stops_no_answer(
     assert monitor.health()["images"] == 80
 
 
+def test_a_line_that_cannot_be_made_ends_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is counted, what it held is not told, and the others are written."""
+    sink = LogFile(tmp_path)
+    for line in (lambda: "a", lambda: str({}["Jane Doe"]), lambda: "\ud800", lambda: "b"):
+        sink.write(line)
+    sink.flush()
+    sink.close()
+    assert (tmp_path / FILE).read_text() == "a\nb\n"
+    assert sink.lost == 2
+    told = capsys.readouterr().out
+    assert told.count("\n") == 1 and "KeyError" in told and "Jane" not in told
+
+
 def test_standard_output_gets_whole_lines_and_may_be_closed(
     reference: Reference, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +186,30 @@ def test_a_cloud_s_log_can_be_read_whatever_stands_between_the_lines(reference: 
     assert health_of([])["status"] == "unknown"
     assert "no line of a request" in health_of(["anything"])["message"]
     assert health_of([reference_line(reference, digest=DIGEST, version="")])["status"] == "too-few"
+
+
+def test_the_latest_images_count_in_whatever_order_a_log_has_them(
+    reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cloud's log has the streams of its machines one after the other: the last line may be weeks old."""
+
+    def stream(digest: str, numbers: range, more: float) -> list[str]:
+        kept: list[str] = []
+        log = RequestLog(Kept(kept), b"salt")
+        log.model(reference, digest=digest, version="")
+        for number in numbers:
+            monkeypatch.setattr(time, "time", lambda number=number: 1.7e9 + number)
+            log.answered(b"%d" % (number % 900), answer(number, digest=digest), looks(number, more))
+        return kept
+
+    # Brighter for 600 images, then as on validation for 600, of which 300 are images that were sent before.
+    bright, usual = stream(DIGEST, range(600), 0.4), stream(DIGEST, range(600, 1200), 0.0)
+    before = stream("old", range(-700, 0), 0.4)
+    told = health_of([*before, *bright, *usual])
+    assert (told["status"], told["images"]) == ("ok", 500)
+    assert health_of([*usual, *bright, *before]) == health_of([*bright, *before, *usual]) == told
+    assert health_of([*usual, *bright], size=2000)["images"] == 900
+    assert health_of([*usual, *bright], size=2000)["status"] == "alarm"
 
 
 class Kept:

@@ -46,7 +46,10 @@ class Served:
 
 @contextmanager
 def serving(*arguments: str, home: Path) -> Iterator[Served]:
-    """Runs the command in a terminal's way: Ctrl-C reaches all of its processes, and it ends with 0."""
+    """Runs the command in a terminal's way: Ctrl-C reaches all of its processes, and it ends with 0, as on hanging up.
+
+    Where the block has ended it already, nothing more is asked.
+    """
     command = [*COMMAND, "--port", "0", *arguments]
     environment = {**os.environ, "MEDIMG_HOME": str(home), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
@@ -60,8 +63,9 @@ def serving(*arguments: str, home: Path) -> Iterator[Served]:
                 break
         assert "end" in lines, lines
         yield Served(process, lines)
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(30) == 0
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(30) == 0
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -83,18 +87,38 @@ def test_a_model_is_served_with_its_page_until_ctrl_c(trained: ModelFolder, imag
         status, answer = server.ask("POST", "/predict", image)
         assert (status, answer["digest"]) == (200, trained.digest)
         assert server.ask("GET", "/model")[1]["card"] == trained.card
+    wait_for_end(server)
+
+
+def wait_for_end(server: Served) -> None:
+    """Waits until nobody listens any more."""
     deadline = time.monotonic() + 10
     while True:
         with socket.socket() as probe:
             if probe.connect_ex((server.host, server.port)):
                 break
         assert time.monotonic() < deadline, "the server still listens"
+        time.sleep(0.05)
+
+
+def test_no_server_outlives_its_terminal(trained: ModelFolder, own_home: Path) -> None:
+    """Closed, or the command killed. Two servers of one model at the same time have a log each."""
+    model = str(trained.path)
+    with serving(model, home=own_home) as first, serving(model, home=own_home) as second:
+        logs = sorted(path.parent.name for path in own_home.glob("served/*/requests.jsonl"))
+        assert logs == [trained.digest[:16], f"{trained.digest[:16]}-2"]
+        os.killpg(first.process.pid, signal.SIGHUP)
+        assert first.process.wait(30) == 0
+        wait_for_end(first)
+        os.kill(second.process.pid, signal.SIGKILL)
+        second.process.wait(30)
+        wait_for_end(second)
 
 
 def test_an_endpoint_elsewhere_answers_behind_the_same_page(trained: ModelFolder, image: bytes, own_home: Path) -> None:
     """Its key stays here, its registered model gives the card, its refusals come through, and its end is said."""
     local = backend("local")
-    local.register(trained, name="lungs")
+    version = local.register(trained, name="lungs")
     endpoint = local.deploy(trained, name="there")
     with serving("--endpoint", "local:there", "--no-auth", home=own_home) as server:
         told = server.ask("GET", "/model", key=False)[1]
@@ -108,6 +132,9 @@ def test_an_endpoint_elsewhere_answers_behind_the_same_page(trained: ModelFolder
         assert (status, refused["code"]) == (415, "not-an-image")
         status, picture = server.ask("POST", "/picture", image, key=False)
         assert (status, picture[:4]) == (200, b"\x89PNG")
+        assert endpoint._answer(image)["version"] == ""
+        endpoint.update(version)  # the same model, by its registered name
+        assert endpoint._answer(image)["version"] == endpoint._resource.details["version"] == "lungs/1"
         endpoint.delete()
         status, gone = server.ask("POST", "/predict", image, key=False)
         assert status == 502 and "is gone" in gone["error"] and str(own_home) not in gone["error"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -19,6 +20,9 @@ from typing import Any
 import pytest
 
 from medimg.artifact import ModelFolder
+from medimg.serving.choice import Choice
+from medimg.serving.process import WorkerProcess
+from medimg.serving.served import Served
 
 if not Path("/proc/self/stat").exists():
     pytest.skip("the processes are found in /proc", allow_module_level=True)
@@ -244,7 +248,9 @@ def test_a_refusal_is_read_though_the_body_is_still_coming(server: Server) -> No
     connection.close()
 
 
-def test_the_routes_describe_themselves_and_the_model(server: Server, trained: ModelFolder) -> None:
+def test_the_routes_describe_themselves_and_the_model(
+    server: Server, trained: ModelFolder, images: list[bytes]
+) -> None:
     """Model, health, figures and reference: nothing on a page comes from another address."""
     told = json.loads(server.ask("GET", "/model")[2])
     assert (told["digest"], told["version"], told["name"]) == (trained.digest, "chest/7", "chest")
@@ -256,7 +262,11 @@ def test_the_routes_describe_themselves_and_the_model(server: Server, trained: M
         status, headers, body = server.ask("GET", path)
         assert status == 200 and headers["Content-Type"].startswith("text/html")
         assert b"http" not in body.lower().replace(b"http-equiv", b"")
-    assert b'medimg_requests_total{path="/predict",status="200"}' in server.ask("GET", "/metrics")[2]
+    page = server.ask("GET", "/docs")[2].decode()
+    assert "curl -H" in page and "&quot;label&quot;" in page and "<code>431</code>" in page and "{error" not in page
+    assert server.ask("POST", "/predict", images[0])[0] == 200
+    figures = server.ask("GET", "/metrics")[2]
+    assert b'medimg_requests_total{path="/predict",status="200"}' in figures and b"_created" not in figures
 
 
 def test_a_server_whose_workers_cannot_start_any_more_ends(trained: ModelFolder, tmp_path: Path) -> None:
@@ -276,6 +286,47 @@ def test_a_server_whose_workers_cannot_start_any_more_ends(trained: ModelFolder,
         os.kill(worker, signal.SIGKILL)
     assert process.wait(60) == 1
     assert "no worker can be started any more" in log.read_text() and "not a complete model" in log.read_text()
+
+
+STANDING = "s.recv(1)"
+BRIEF = "import time; time.sleep(0.3)"
+HELLO = """
+import socket, struct, sys
+s = socket.socket(fileno=int(sys.argv[1]))
+s.sendall(struct.pack("!QBI", 0, 10, 14) + b'{"worst": 0.0}')
+"""
+
+
+def test_another_model_whose_workers_die_while_they_start_ends_nothing(trained: ModelFolder, tmp_path: Path) -> None:
+    """The first one of it proved it and died, and no other starts: the old model answers on, and why is told."""
+    left = [HELLO + STANDING, HELLO + STANDING, HELLO + BRIEF]
+    broken: list[str] = []
+
+    def launched(_: Choice) -> WorkerProcess:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-S", "-c", left.pop(0) if left else "", str(theirs.fileno())]
+            started = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        ours.setblocking(False)
+        return WorkerProcess(started, ours, 10.0)
+
+    async def change() -> None:
+        choice, model_file = Choice(trained.path, trained.digest), tmp_path / "model.json"
+        model_file.write_text(json.dumps({"model": str(trained.path), "digest": trained.digest, "version": "chest/8"}))
+        served = Served(
+            choice, launched(choice), 2, launch=launched, model_file=model_file, served_file=tmp_path / "served.json",
+            on_broken=broken.append,
+        )  # fmt: skip
+        await served.start()
+        while served.alive < 2:
+            await asyncio.sleep(0.02)
+        await served.change()
+        assert (served.alive, served.version) == (2, "")
+        await served.close()
+
+    asyncio.run(change())
+    assert broken == []
+    assert "its workers ended while they started" in json.loads((tmp_path / "served.json").read_text())["error"]
 
 
 def test_the_workers_end_with_the_server_however_it_ends(trained: ModelFolder, tmp_path: Path) -> None:

@@ -524,7 +524,7 @@ class Backend(ABC):
         raise ConfigError(f"the endpoint {name!r} {kept}\nIts keys are kept by {self.name}; {self.keys_advice}")
 
     def _request_log(self, name: str) -> Iterable[str]:
-        """Returns the lines among which an endpoint's request log is, the oldest first: here its whole log."""
+        """Returns the lines among which an endpoint's request log is, in any order: here its whole log."""
         return self._log("endpoint", name, 0)[0]
 
     def _health(self, name: str) -> Mapping[str, Any]:

@@ -240,9 +240,11 @@ class Endpoint:
             # What is served is not decided yet: it may be this model, or another than now.
             self.wait()
             before = self._resource
-        if before.details["digest"] == folder.digest:
+        version = version_of(model)
+        # The same model under another version is a change where it can be told: answers carry the version.
+        if before.details["digest"] == folder.digest and version in ("", before.details.get("version", version)):
             return self.wait()
-        details = {"digest": folder.digest, "config": before.details["config"], "version": version_of(model)}
+        details = {"digest": folder.digest, "config": before.details["config"], "version": version}
         self.backend._update(self.name, folder.path, details)
         self.wait()
         after = self._resource.details

@@ -275,9 +275,13 @@ class LocalBackend(Backend):
             record = json.loads((target / "record.json").read_text())
             with contextlib.suppress(FileNotFoundError):
                 # What answers while the server has said nothing of the change.
-                record["digest"] = json.loads((target / "served.json").read_text())["digest"]
-            atomic_write(target / "record.json", json.dumps(record))
-            link_tree(folder, target / "models" / str(details["digest"]))
+                served = json.loads((target / "served.json").read_text())
+                record |= {"digest": served["digest"], "version": served.get("version", "")}
+            atomic_write(target / "record.json", json.dumps(record), parents=False)
+            place = target / "models" / str(details["digest"])
+            if not place.exists():  # it may be another version of the model that answers now
+                with atomic_folder(place) as draft:
+                    link_tree(folder, draft)
             _want(target, target, details)
             (target / "served.json").unlink(missing_ok=True)
             with contextlib.suppress(ProcessLookupError):
@@ -295,7 +299,7 @@ class LocalBackend(Backend):
         folder = self._folder("endpoint", name)
         if not (folder / "keys.json").exists():
             return super()._keys(name)
-        return KeyFile(folder / "keys.json", own=folder / "key")
+        return KeyFile(folder / "keys.json", own=folder / "key", of=f"the endpoint {name!r}")
 
     @staticmethod
     def _endpoint_details(folder: Path) -> dict[str, str]:
@@ -305,7 +309,7 @@ class LocalBackend(Backend):
             address = json.loads((folder / "address.json").read_text())
             details["url"] = f"http://{address['host']}:{address['port']}/predict"
             served = json.loads((folder / "served.json").read_text())
-            details["digest"] = served["digest"]
+            details |= {"digest": served["digest"], "version": served.get("version", "")}
             if served["error"]:
                 details["reason"] = served["error"]
         return details

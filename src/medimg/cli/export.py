@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ from medimg.cli.options import (
     Separator,
     SplitColumn,
 )
+from medimg.errors import ModelFolderError
 
 __all__ = ["add_to"]
 
@@ -82,7 +84,16 @@ def export(
         )  # fmt: skip
     chosen = options.find_model(options.open_backend(backend), model)
     before = chosen.digest
-    file = chosen.export(runtime.value, dataset, most_lost=most_lost, most_flipped=most_flipped)
+    try:
+        file = chosen.export(runtime.value, dataset, most_lost=most_lost, most_flipped=most_flipped)
+    except ModelFolderError as error:
+        if not chosen.kept:
+            raise
+        images = " --data …" if data is not None else ""
+        raise ModelFolderError(
+            f"{error}\nIn a shell: cp -r {shlex.quote(str(chosen.path))} my_model\n"
+            f"            medimg export my_model {runtime.value}{images}\n            medimg register my_model"
+        ) from error
     typer.echo(f"{runtime.value:8}  {file}")
     if runtime is RuntimeName.int8:
         typer.echo(str(Agreement.of(chosen)))

@@ -1,4 +1,4 @@
-"""`medimg ls` and `medimg rm`: what there is, and how it goes."""
+"""`medimg register`, `medimg ls` and `medimg rm`: what is kept, what there is, and how it goes."""
 
 from __future__ import annotations
 
@@ -35,8 +35,24 @@ class Kinds(StrEnum):
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands to the program."""
+    app.command()(register)
     app.command()(ls)
     app.command()(rm)
+
+
+def register(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="A model folder, a job's id or name/version (default: the latest job's)."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the registered model (default: its job's).")] = None,
+    backend: BackendName = "local",
+) -> None:
+    """Keep a model in the registry as a new version; prints its name/version, which other commands take."""
+    target = options.open_backend(backend)
+    typer.echo(target.register(options.find_named(target, model), name=name).id)
 
 
 def ls(

@@ -77,9 +77,9 @@ def rotate(
 
 @keys.command()
 def revoke(endpoint: _Of, key: _Which, backend: BackendName = "local") -> None:
-    """End a key, and the sessions that were begun with it, at once."""
-    ended = _file(endpoint, backend).revoke(key)
-    typer.echo(f"{ended.id}  {ended.name}: revoked")
+    """End a key (all of a name), and the sessions that were begun with it, at once."""
+    for ended in _file(endpoint, backend).revoke(key):
+        typer.echo(f"{ended.id}  {ended.name}: revoked")
 
 
 def _file(endpoint: str, backend: str) -> KeyFile:

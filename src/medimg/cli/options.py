@@ -43,6 +43,7 @@ __all__ = [
     "Spot",
     "console",
     "find_model",
+    "find_named",
     "hand_over",
     "open_backend",
     "read_dataset",
@@ -276,23 +277,33 @@ def _one_or_several(names: str) -> str | list[str]:
 
 
 def find_model(backend: Backend, name: str | None) -> ModelFolder:
-    """Returns the model that a user names: a folder, a registered "name/version", or a job; None: the latest job's.
+    """Returns the model that a user names, as `find_named` does; of a registered version or a job, its folder."""
+    from medimg.backends.job import Job
+
+    named = find_named(backend, name)
+    # A job's own: `_model_folder` holds what it is given to its digest, and nothing could be added to it.
+    return named.model if isinstance(named, Job) else backend._model_folder(named)
+
+
+def find_named(backend: Backend, name: str | None) -> Path | Job | ModelVersion:
+    """Returns what a user names: a folder, a registered "name/version", or a job; None: the latest job.
 
     Raises:
         NotFoundError: There is no such model; the message says which is nearest.
     """
     if name is None:
         try:
-            return backend._latest().model
+            return backend._latest()
         except NotFoundError:
             raise NotFoundError(
                 "nothing was trained yet. Train first: medimg train DIR, or name a model: --model FOLDER"
             ) from None
     if Path(name).is_dir():
-        return backend._model_folder(name)
+        return Path(name)
     known: dict[str, Job | ModelVersion] = {job.id: job for job in backend.jobs()}
-    known |= {version.id: version for version in backend.models()}
+    if name not in known:  # a registry takes seconds to open
+        known |= {version.id: version for version in backend.models()}
     if name in known:
-        return backend._model_folder(known[name])
+        return known[name]
     hint = did_you_mean(name, known) if known else ""
     raise NotFoundError(f"{name!r} is no folder, job or registered model (name/version).{hint} See: medimg ls")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from medimg.backends.base import Backend
     from medimg.backends.endpoint import Endpoint
     from medimg.data.dataset import Dataset
+    from medimg.data.decode import ImageLike
     from medimg.inference.batch import Ask
     from medimg.inference.decision import Prediction
     from medimg.inference.predictions import Predictions
@@ -67,37 +68,38 @@ def predict(
         dataset = Dataset.from_images(images, recursive=recursive)
     for notice in dataset.notices:
         typer.echo(notice, err=True)
-    ask, digest, at_once = _asking(target, model, endpoint)
+    ask, answering, at_once = _asking(target, model, endpoint)
     if out is None:
         rejected = _to_screen(dataset, ask, at_once, as_json)
     else:
-        rejected = _to_file(dataset, ask, at_once, out, digest)
+        rejected = _to_file(dataset, ask, at_once, out, answering)
     if rejected:
         raise typer.Exit(1)
 
 
 def _asking(backend: Backend, model: str | None, endpoint: str | None) -> tuple[Ask, str, int]:
-    """Returns what predicts a file, the digest of the model that does, and how many at once."""
+    """Returns what predicts a file, the digest and the runtime of the model that does, and how many at once."""
     if endpoint is not None:
         served = backend.endpoint(endpoint)
-        digest = str(served._resource.details.get("digest", ""))
-        return lambda path: _asked(served, digest, path), digest, _ASKED_AT_ONCE
+        details = served._resource.details
+        digest, runtime = str(details.get("digest", "")), details.get("config", {}).get("runtime", "litert")
+        return lambda image: _asked(served, digest, image), f"{digest} {runtime}", _ASKED_AT_ONCE
     from medimg.home import cores
 
     found = options.find_model(backend, model)
     found.predictor.check_golden()
-    return found.predictor.predict, found.digest, cores()
+    return found.predictor.predict, f"{found.digest} {found.predictor.runtime.name}", cores()
 
 
-def _asked(endpoint: Endpoint, digest: str, path: Path) -> Prediction:
+def _asked(endpoint: Endpoint, digest: str, image: ImageLike) -> Prediction:
     from medimg.inference.decision import Prediction
 
     try:
-        answer = endpoint._answer(path)
+        answer = endpoint._answer(image)
     except EndpointError as error:
         if error.status != 413:
             raise
-        raise ImageRejected("too-large", str(path), str(error)) from error  # this image, and not the endpoint
+        raise ImageRejected("too-large", str(image), str(error)) from error  # this image, and not the endpoint
     if answer.get("digest", digest) != digest:
         raise EndpointError(
             f"the endpoint {endpoint.name!r} serves another model since this began. Run the same command again: it "
@@ -126,8 +128,10 @@ def _to_screen(dataset: Dataset, ask: Ask, at_once: int, as_json: bool) -> int:
         typer.echo(json.dumps([_as_json(image, answer) for image, answer in answers], indent=1, ensure_ascii=False))
     elif total <= _MOST_LINES:
         _show(answers)
+        _tell_thresholds(answer for _, answer in answers)
     else:
         _show(answers[:_FIRST_LINES])
+        _tell_thresholds(answer for _, answer in answers)
         predictions = [answer for _, answer in answers if not isinstance(answer, ImageRejected)]
         counts = Counter(prediction.label for prediction in predictions)
         _tell(counts, sum(prediction.uncertain for prediction in predictions), len(rejected))
@@ -170,6 +174,14 @@ def _print(lines: Iterable[tuple[Path, str, str, bool | None, str]]) -> None:
         options.console().print(table)
 
 
+def _tell_thresholds(answers: Iterable[Prediction | ImageRejected]) -> None:
+    """Says from which probability on a class is called positive: the label need not be the most probable one."""
+    first = next((answer for answer in answers if not isinstance(answer, ImageRejected)), None)
+    if first is not None and first.threshold:
+        told = [f"{name} from {value:.3f}" for name, value in first.threshold.items()]
+        typer.echo(f"called positive: {', '.join(told[:_MOST_SHOWN])}{', …' if len(told) > _MOST_SHOWN else ''}")
+
+
 def _tell(counts: Counter[str], uncertain: int, rejected: int) -> None:
     for label, count in sorted(counts.items(), key=lambda item: -item[1]):
         typer.echo(f"{count:>9,}  {label}")
@@ -180,7 +192,7 @@ def _tell(counts: Counter[str], uncertain: int, rejected: int) -> None:
 # -- many, into a file ------------------------------------------------------------------------------------------------
 
 
-def _to_file(dataset: Dataset, ask: Ask, at_once: int, out: Path, digest: str) -> int:
+def _to_file(dataset: Dataset, ask: Ask, at_once: int, out: Path, answering: str) -> int:
     """Writes the table, goes on where an earlier run was cut off, and returns how many images were rejected."""
     from medimg.inference.batch import predict_files
     from medimg.inference.journal import Journal
@@ -190,7 +202,7 @@ def _to_file(dataset: Dataset, ask: Ask, at_once: int, out: Path, digest: str) -
     if parquet:
         _need_pyarrow()  # now, and not when all is predicted
     started = time.monotonic()
-    with Journal(out.with_name(f"{out.name}.part"), digest) as journal:
+    with Journal(out.with_name(f"{out.name}.part"), answering) as journal:
         try:
             with Display("predict") as display:
                 batch = predict_files(ask, dataset.samples, journal=journal, at_once=at_once, report=display)
@@ -199,12 +211,9 @@ def _to_file(dataset: Dataset, ask: Ask, at_once: int, out: Path, digest: str) -
                 f"stopped; what is predicted is in {journal.path}: the same command goes on from there", err=True
             )
             raise typer.Exit(_INTERRUPTED) from None
-        if batch.table is not None:
-            (batch.table.to_parquet if parquet else batch.table.to_csv)(out, dataset)
-            _summarise(batch.table, dataset, time.monotonic() - started)
-            typer.echo(f"the table is in {out}")
-        else:
-            typer.echo("no image could be read, so nothing is written", err=True)
+        (batch.table.to_parquet if parquet else batch.table.to_csv)(out, dataset)
+        _summarise(batch.table, dataset, time.monotonic() - started)
+        typer.echo(f"the table is in {out}")
         journal.remove()
     _show([(dataset[id].path, reason) for id, reason in list(batch.reasons.items())[:_FIRST_LINES]])
     if len(batch.reasons) > _FIRST_LINES:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import itertools
 import json
 import signal
 import subprocess
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["add_to"]
 
 _PORT = 8000
-_GRACE_SECONDS = 30.0  # for the server to finish what it is answering
+_GRACE_SECONDS = 50.0  # for the server to finish what it is answering: it takes 20 for requests, 20 for its workers
 
 
 def add_to(app: typer.Typer) -> None:
@@ -62,7 +64,9 @@ def serve(
     if no_auth and keys is not None:
         raise typer.BadParameter("--keys asks for a key, --no-auth for none. Give one of them")
     _check(host, port, no_auth)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends in the same order as Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)  # ends in the same order as Ctrl-C
     status = 0
     with _keys(keys, no_auth) as (file, key), contextlib.suppress(KeyboardInterrupt):
         if endpoint is None:
@@ -125,25 +129,39 @@ def _show(host: str, port: int, key: str, open_page: bool) -> None:
 def _serve_here(
     name: str | None, host: str, port: int, names: list[str], keys: Path | None, key: str, open_page: bool
 ) -> int:
-    from medimg.home import home, make_folder
-
     target = options.open_backend("local")
     model = options.find_model(target, name)
     version = name if name is not None and any(each.id == name for each in target.models()) else ""
-    with tempfile.TemporaryDirectory(prefix="medimg-serve-") as folder:
+    with tempfile.TemporaryDirectory(prefix="medimg-serve-") as folder, _log_folder(model.digest) as log:
         address = Path(folder) / "address.json"
-        log = home() / "served" / model.digest[:16]  # medimg drift reads it
-        make_folder(log)
         command = [sys.executable, "-m", "medimg.serving", "--model", str(model.path), "--digest", model.digest]
         command += ["--host", host, "--port", str(port), "--address-file", str(address), "--log-folder", str(log)]
+        command += ["--end-with-input"]
         command += ["--version", version, *(part for each in names for part in ("--host-name", each))]
         if keys is not None:
             command += ["--keys", str(keys)]
-        with subprocess.Popen(command) as server:
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as server:
             try:
                 return _until_it_ends(server, address, key, open_page)
             finally:
                 _end(server)
+
+
+@contextlib.contextmanager
+def _log_folder(digest: str) -> Iterator[Path]:
+    """Yields the folder of a model's request log, which `medimg drift` reads; each server has its own while it runs."""
+    from medimg.home import home, make_folder
+
+    for number in itertools.count(1):
+        folder = home() / "served" / (digest[:16] if number == 1 else f"{digest[:16]}-{number}")
+        make_folder(folder)
+        with (folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield folder
+            return
 
 
 def _until_it_ends(server: subprocess.Popen[bytes], address: Path, key: str, open_page: bool) -> int:
@@ -173,7 +191,7 @@ def _serve_elsewhere(
     import secrets
 
     from medimg.serving.description import described, probe, told_by
-    from medimg.serving.elsewhere import Elsewhere, serve_elsewhere
+    from medimg.serving.elsewhere import serve_elsewhere
     from medimg.serving.gate import Gate, hosts_of
     from medimg.serving.keys import Keys
     from medimg.serving.server import bound
@@ -184,11 +202,13 @@ def _serve_elsewhere(
         raise typer.BadParameter("--endpoint takes BACKEND:NAME, such as sagemaker:chest")
     backend = options.open_backend(backend_name)
     # Asked once before anybody comes: it must exist, the credentials must do, and its answer tells of the model.
-    answer = backend.endpoint(name)._answer(probe())
-    model, version = _model_of(backend, str(answer.get("digest", "")))
-    version = str(answer.get("version") or version)
-    told = told_by(answer, name=name, version=version) if model is None else described(model, version)
-    elsewhere = Elsewhere(lambda image: backend._invoke(name, image), told, where=f"{backend_name} endpoint {name}")
+    first = backend.endpoint(name)._answer(probe())
+
+    def describe(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+        model, version = _model_of(backend, str(answer.get("digest", "")))
+        version = str(answer.get("version") or version)
+        return told_by(answer, name=name, version=version) if model is None else described(model, version)
+
     gate = Gate(
         None if keys is None else Keys.of_file(keys),
         None if keys is None else Sessions(secrets.token_bytes(32)),
@@ -196,7 +216,10 @@ def _serve_elsewhere(
     )
     listening = bound(host, port)
     shown_port = int(listening.getsockname()[1])
-    return serve_elsewhere(elsewhere, listening, gate=gate, on_start=lambda: _show(host, shown_port, key, open_page))
+    return serve_elsewhere(
+        lambda image: backend._invoke(name, image), describe, first, listening, where=f"{backend_name} endpoint {name}",
+        gate=gate, on_start=lambda: _show(host, shown_port, key, open_page),
+    )  # fmt: skip
 
 
 def _model_of(backend: Backend, digest: str) -> tuple[ModelFolder | None, str]:

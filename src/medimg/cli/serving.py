@@ -52,7 +52,7 @@ def deploy(
         ttl_hours=ttl_hours, auth="none" if no_auth else "key",
         runtime="int8" if int8 else "litert",
     )  # fmt: skip
-    endpoint = target.deploy(options.find_model(target, model), config, name=name)
+    endpoint = target.deploy(options.find_named(target, model), config, name=name)
     rows = [("endpoint", endpoint.name), ("url", endpoint.url), *_how_to_ask(endpoint, show_key)]
     where = "" if backend == "local" else f" --backend {backend}"
     rows.append(("or", f"medimg predict IMAGE --endpoint {endpoint.name}{where}"))

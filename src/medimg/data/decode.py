@@ -45,6 +45,7 @@ REJECTIONS: dict[str, str] = {
     "corrupt": "The file contradicts itself. Copy or download it again, or save it anew from the original.",
     "too-large": f"More than {MAX_PIXELS:,} pixels or {MAX_BYTES:,} bytes. Make it smaller, or cut it into tiles.",
     "too-complex": "Built of more pieces than any program writes; reading it would take minutes. Save it anew as PNG.",
+    "too-slow": "A server took too long to read it, or was too busy. Ask again; if it stays so, save it anew as PNG.",
     "multi-frame": "Several frames or pages. Save the one that the label means as a file of its own.",
     "not-pixels": "An array that is not uint8 of shape (height, width) or (height, width, 3).",
 }

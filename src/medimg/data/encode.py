@@ -16,10 +16,14 @@ __all__ = ["encode", "encode_png"]
 
 
 def encode(image: ImageLike) -> bytes:
-    """Returns an image in a file that holds nothing else, from which an endpoint makes the same pixels as a model here.
+    """Returns an image in a file without metadata, from which an endpoint makes the pixels that a model here does.
 
-    A JPEG is sent as the JPEG it is, stripped, for servers decode a large one at less than its size; all else as PNG.
-    EXIF, comments and tags, where names of patients and places are found, stay behind, also those of a file.
+    EXIF, comments, tags and thumbnails, where names of patients and places are found, stay behind, also those of a
+    file, and so do bytes between and behind the data of a picture. What is written in the picture itself is sent.
+
+    A JPEG of the usual, sequential kind is sent as the JPEG it is, stripped, for servers decode a large one at less
+    than its size. All else is sent as PNG: progressive JPEGs and what else may hold more than shows, too. Of a large
+    one of these, an endpoint's pixels differ by what decoding at less than the size changes.
 
     Args:
         image: A path, bytes, a PIL image or a uint8 array (height, width[, 3]).

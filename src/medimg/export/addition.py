@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medimg.artifact import ModelFolder, ModelRecord
+from medimg.artifact import ModelFolder
+from medimg.data.audit.checks import STOPPING
 from medimg.data.pack import Pack, build
-from medimg.errors import DatasetError, MissingExtraError, ModelFolderError
+from medimg.data.preparation import ready_for_training
+from medimg.errors import MissingExtraError, ModelFolderError
 from medimg.evaluation.score import check_classes
 from medimg.export.gate import agreement
 from medimg.export.network import PATHS, TRAINED
@@ -42,16 +45,22 @@ def add(model: ModelFolder, wanted: Sequence[str] = TRAINED) -> ModelFolder:
     No file that was there is written into, so copies of the model, in a registry or an endpoint, are not touched.
 
     Raises:
-        ModelFolderError: The folder is not what it was when it was loaded, or ONNX, which training does not make, does
-            not agree with Keras.
+        ModelFolderError: The folder is not what it was when it was loaded, the conversion failed, or ONNX, which
+            training does not make, does not agree with Keras.
         MissingExtraError: Packages for ONNX are not installed.
         StorageError: The disk is full, or the folder cannot be written.
     """
     if "onnx" in wanted and not all(map(installed, ("onnxruntime", "tf2onnx"))):
         raise MissingExtraError("An ONNX export", "onnx")
-    with storage_errors(model.path), locked(home() / ".exports.lock"), _draft(model) as draft:
+    with (
+        storage_errors(model.path),
+        locked(home() / ".exports.lock"),
+        _draft(model) as draft,
+        Display("export") as told,
+    ):
         options = [option for name in wanted for option in ("--runtime", name)]
-        runtimes, missing = export_in_fresh_process(draft, options=options)
+        with heartbeat("converting and checking", told):
+            runtimes, missing = _convert(draft, " or ".join(wanted), options)
         if "onnx" in missing:
             # Nothing is kept, its absence neither: the model is what it was, and so is its digest.
             raise ModelFolderError(f"no onnx export: {missing['onnx']}. Its LiteRT export is right, and runs anywhere")
@@ -67,21 +76,22 @@ def add_int8(model: ModelFolder, dataset: Dataset, *, most_lost: float, most_fli
 
     Args:
         model: Sealed; with its LiteRT export.
-        dataset: With the images of training and validation; test is not looked at.
+        dataset: What the model was trained with; test is not looked at.
         most_lost: Of the AUROC.
         most_flipped: Share of decisions.
 
     Raises:
         DatasetError: It has other classes, or no training images.
-        ModelFolderError: int8 does not pass, and nothing is kept; or the folder is not what it was when loaded.
+        ModelFolderError: int8 cannot be made, or does not pass, and nothing is kept; or the folder is not what it was
+            when loaded.
         StorageError: The disk is full, or the folder cannot be written.
     """
     with storage_errors(model.path), locked(home() / ".exports.lock"), _draft(model) as draft, Display("int8") as told:
-        pack, images = _images(model.record, dataset, told)
+        pack, images = _images(model, dataset, told)
         ranges = model.record.preprocessing.prepare_batch(pack.images(pack.rows("train")))
         np.save(draft / "images.npy", ranges)
         with heartbeat("converting", told):
-            export_in_fresh_process(draft, options=["--runtime", "int8", "--images", str(draft / "images.npy")])
+            _convert(draft, "int8", ["--runtime", "int8", "--images", str(draft / "images.npy")])
         file = draft / PATHS["int8"]
         judged = agreement(model, file, pack, split="val", images=images, representative=len(ranges), report=told)
         why = judged.refusal(most_lost=most_lost, most_flipped=most_flipped)
@@ -124,24 +134,44 @@ def _keep(model: ModelFolder, draft: Path, names: Iterable[str]) -> None:
                 atomic_copy(file, target)
 
 
-def _images(record: ModelRecord, dataset: Dataset, told: Display) -> tuple[Pack, Counter[str]]:
+def _convert(draft: Path, what: str, options: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns what `export_in_fresh_process` does.
+
+    Raises:
+        ModelFolderError: It failed; with the last line that it printed, without the folders of a path in it.
+    """
+    try:
+        return export_in_fresh_process(draft, options=options)
+    except RuntimeError as error:
+        last = re.sub(r"/(?:[^/\s'\"]+/)+", "", str(error).rstrip().splitlines()[-1].strip())
+        raise ModelFolderError(
+            f"no {what} export: the conversion failed ({last[:300]}). Nothing was kept. The trained network itself "
+            'runs as ever: Predictor(model, runtime="keras")'
+        ) from error
+
+
+def _images(model: ModelFolder, dataset: Dataset, told: Display) -> tuple[Pack, Counter[str]]:
     """Returns a pack whose "train" gives the ranges and whose "val" int8 is judged on, and where the latter are from.
 
-    The latter are those of validation; where they are few, training images that are not among the former are added.
+    The dataset is divided as the trainer divided it. The latter are those of validation; where they are few, training
+    images that are not among the former are added.
     """
+    record = model.record
     check_classes(record, dataset)
-    train, val = dataset.of("train"), dataset.of("val")
-    if not train:
-        raise DatasetError("int8 needs images of training and validation, and there are none. Run: dataset.split()")
+    facts = dataset.index(told)
+    # The trainer has judged these images. A validation split that it took as it was, though tiny, is in its report.
+    kept = {each.check for each in model.report.audit if each.level == "error"}
+    allow = [name for name in STOPPING if name != "tiny-validation" or name in kept]
+    ready = ready_for_training(dataset, allow=allow, facts=facts).dataset
+    train, val = ready.of("train"), ready.of("val")
     order = np.random.default_rng(0).permutation(len(train))
     shuffled = [train[place] for place in order]
     ranges = shuffled[: min(_REPRESENTATIVE, (len(shuffled) + 1) // 2)]
     judged: list[Sample] = [*val, *shuffled[len(ranges) :][: max(0, _FEWEST - len(val))]]
     chosen = replace(
-        dataset,
+        ready,
         positive=record.positive,
         samples=(*(replace(one, split="train") for one in ranges), *(replace(one, split="val") for one in judged)),
     )
-    facts = chosen.index(told)
     pack = build(chosen, record.preprocessing.image_size, facts=facts, report=told)
-    return pack, Counter(str(sample.split) for sample in judged if facts[sample.id].rejection is None)
+    return pack, Counter(str(sample.split) for sample in judged)

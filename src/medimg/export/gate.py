@@ -111,7 +111,7 @@ def agreement(
     """Returns how far a LiteRT file decides as a model does.
 
     Args:
-        model: The model.
+        model: The model, with its LiteRT export.
         file: Its int8 export.
         pack: Images with labels.
         split: Of the pack, the images to compare on.
@@ -119,7 +119,7 @@ def agreement(
         representative: Images that gave the ranges.
         report: Told of progress.
     """
-    original = model.export("litert")
+    original = model.exported("litert")
     ways = [Predictor(model, runtime=LiteRTRuntime(path)) for path in (original, file)]
     plain, small = (way.predict_pack(pack, split=split, report=report) for way in ways)
     thresholds = model.record.thresholds

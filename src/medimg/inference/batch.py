@@ -6,24 +6,27 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medimg.errors import ImageRejected
 from medimg.inference.decision import Prediction
-from medimg.inference.journal import Journal, Outcome, stamp
+from medimg.inference.journal import Journal, stamp
 from medimg.inference.predictions import Predictions
 from medimg.progress import Event, Pace, Report
 
 if TYPE_CHECKING:
     from medimg.config import Task
     from medimg.data.dataset import Sample
+    from medimg.data.decode import ImageLike
 
-__all__ = ["Ask", "Batch", "outcomes", "predict_files"]
+__all__ = ["Ask", "Batch", "Outcome", "outcomes", "predict_files"]
 
-Ask = Callable[[Path], Prediction]
+Ask = Callable[["ImageLike"], Prediction]
+Outcome = Prediction | ImageRejected
+
+_ANY_IMAGE = np.full((32, 32), 128, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,11 @@ class Batch:
     """What was predicted of many files.
 
     Attributes:
-        table: The predictions, with decisions and codes of rejection; None where no image could be read.
+        table: The predictions, with decisions and codes of rejection; without a row where no image could be read.
         reasons: Why images could not be read, by sample id.
     """
 
-    table: Predictions | None
+    table: Predictions
     reasons: dict[str, ImageRejected]
 
 
@@ -47,7 +50,7 @@ def outcomes(
     Close it to drop what has not begun.
 
     Args:
-        ask: Predicts a file; called in several threads.
+        ask: Predicts an image; called with the files' paths, in several threads.
         samples: The images.
         at_once: Threads; no more than twice as many samples are drawn ahead.
     """
@@ -78,9 +81,9 @@ def predict_files(ask: Ask, samples: Sequence[Sample], *, journal: Journal, at_o
     """Predicts files that have no answer in the journal yet, and returns the answers of all, in the samples' order.
 
     Args:
-        ask: As in `outcomes`.
+        ask: As in `outcomes`. Where no image could be read, it is asked of a grey one what the classes are.
         samples: The images.
-        journal: Where each answer is written down as it comes.
+        journal: Where each answer is written down as it comes; a rejection is not, and is found anew by the next run.
         at_once: As in `outcomes`.
         report: Told of progress.
 
@@ -90,7 +93,7 @@ def predict_files(ask: Ask, samples: Sequence[Sample], *, journal: Journal, at_o
     answers = _Answers(len(samples))
     left: list[int] = []
     for row, sample in enumerate(samples):
-        known = journal.find(sample.id, sample.path)
+        known = journal.find(sample.path)
         if known is None:
             left.append(row)
         else:
@@ -103,11 +106,12 @@ def predict_files(ask: Ask, samples: Sequence[Sample], *, journal: Journal, at_o
     report(Event("stage", "predicting", done, len(samples)))
     with closing(outcomes(ask, (samples[row] for row in left), at_once=at_once)) as found:
         for sample, before, outcome in found:
-            journal.add(sample.id, before, outcome)
+            if isinstance(outcome, Prediction):
+                journal.add(sample.path, before, outcome)
             answers.put(row_of[sample.id], outcome)
             done += 1
             report(Event("stage", "predicting", done, len(samples), pace.text(done)))
-    return answers.batch(samples)
+    return answers.batch(samples, ask)
 
 
 class _Answers:
@@ -133,18 +137,17 @@ class _Answers:
         self._positives[row] = self._seen.setdefault(outcome.positives, outcome.positives)  # one object for all
         self._uncertain[row] = outcome.uncertain
 
-    def batch(self, samples: Sequence[Sample]) -> Batch:
+    def batch(self, samples: Sequence[Sample], ask: Ask) -> Batch:
         reasons = {samples[row].id: self._rejected[row] for row in sorted(self._rejected)}
-        if self._first is None:
-            return Batch(None, reasons)
         rows = [row for row in range(self._images) if row not in self._rejected]
-        task, positive = _task(self._first)
+        first = self._first or ask(_ANY_IMAGE)
+        task, positive = _task(first)
         table = Predictions(
-            classes=tuple(self._first.probabilities),
+            classes=tuple(first.probabilities),
             task=task,
             positive=positive,
             ids=tuple(samples[row].id for row in rows),
-            probabilities=self._probabilities[rows],
+            probabilities=self._probabilities[rows] if rows else np.empty((0, len(first.probabilities))),
             decided=tuple(self._positives[row] for row in rows),
             uncertain=tuple(self._uncertain[row] for row in rows),
             rejected={id: rejection.code for id, rejection in reasons.items()},

@@ -38,7 +38,7 @@ def check_parts(table: Predictions) -> None:
         )
     if table.task != "binary" and table.positive is not None:
         raise DatasetError(f"only a binary task has a positive class; this one is {table.task}")
-    if not table.ids:
+    if not table.ids and not table.rejected:
         raise DatasetError("a table of predictions needs at least one sample")
     if repeated := _repeated(table.ids):
         raise DatasetError(f"every sample id must occur once; repeated: {some(repeated)}")

@@ -1,4 +1,7 @@
-"""The journal of a long prediction: each answer is written down as it comes, so that a killed run goes on there."""
+"""The journal of a long prediction: each answer is written down as it comes, so that a killed run goes on there.
+
+Rejections are not: many pass, such as that of a busy server or of a file that may not be read yet.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from medimg.errors import AlreadyExistsError, ImageRejected
-from medimg.home import make_folder, storage_errors
+from medimg.errors import AlreadyExistsError
+from medimg.home import make_folder, salt, salted, storage_errors
 from medimg.inference.decision import Prediction
 
-__all__ = ["Journal", "Outcome", "stamp"]
-
-Outcome = Prediction | ImageRejected
+__all__ = ["Journal", "stamp"]
 
 _SYNC_SECONDS = 2.0  # what a loss of power costs at most
 _ELSEWHERE = "name an output with --out"
 
 
 class Journal(AbstractContextManager["Journal"]):
-    """Answers by sample id, in a file with a line each; what is cut off at its end does not count.
+    """Answers by file, in a file with a line each; what is cut off at its end does not count.
+
+    A sample's id would not do: it is made of the path inside a folder, and two wards may hold files of one name.
 
     Args:
         path: The file; made where there is none.
-        answering: What answers, such as a model's digest: answers of anything else are not believed.
+        answering: What answers, such as a model's digest and its runtime: answers of anything else are not believed.
 
     Raises:
         AlreadyExistsError: Another process writes it.
@@ -39,6 +42,7 @@ class Journal(AbstractContextManager["Journal"]):
     def __init__(self, path: Path, answering: str) -> None:
         self.path = path
         self._answering = answering
+        self._salt = salt()
         make_folder(path.parent)
         with storage_errors(path, elsewhere=_ELSEWHERE):
             self._file = path.open("a+b", buffering=0)
@@ -56,7 +60,7 @@ class Journal(AbstractContextManager["Journal"]):
         return len(self._known)
 
     def _read(self) -> dict[str, tuple[list[int], bytes]]:
-        """Returns stamp and line of each sample, and cuts off what is not whole."""
+        """Returns stamp and line of each file, and cuts off what is not whole."""
         known: dict[str, tuple[list[int], bytes]] = {}
         self._file.seek(0)
         whole = 0
@@ -67,7 +71,7 @@ class Journal(AbstractContextManager["Journal"]):
                     if not line.endswith(b"\n") or (number == 0 and found["answering"] != self._answering):
                         break
                     if number:
-                        known[found["id"]] = (found["stamp"], line)
+                        known[found["file"]] = (found["stamp"], line)
                 except (ValueError, KeyError, TypeError):
                     break
                 whole += len(line)
@@ -77,33 +81,30 @@ class Journal(AbstractContextManager["Journal"]):
                 self._append({"answering": self._answering})
         return known
 
-    def find(self, id: str, path: Path) -> Outcome | None:
-        """Returns what was answered for a sample, unless its file has changed since; None: nothing."""
-        before, line = self._known.get(id, ([], b""))
-        if not line or before != stamp(path):
-            return None
-        found = json.loads(line)
-        if "code" in found:
-            return ImageRejected(found["code"], str(path), found["error"])
-        return Prediction.from_json({**found, "latency_ms": 0.0})
+    def _file_id(self, path: Path) -> str:
+        return salted("file", str(path.absolute()), self._salt)
 
-    def add(self, id: str, before: list[int], outcome: Outcome) -> None:
+    def find(self, path: Path) -> Prediction | None:
+        """Returns what was answered for a file, unless it has changed since or is another one; None: nothing."""
+        before, line = self._known.get(self._file_id(path), ([], b""))
+        if not before or before != stamp(path):
+            return None
+        return Prediction.from_json({**json.loads(line), "latency_ms": 0.0})
+
+    def add(self, path: Path, before: list[int], answer: Prediction) -> None:
         """Writes down an answer; when it returns, a kill of the process does not lose it.
 
         Args:
-            id: The sample's.
-            before: The file's stamp from before it was read.
-            outcome: The answer.
+            path: The file.
+            before: Its stamp from before it was read.
+            answer: What was predicted.
 
         Raises:
             StorageError: The disk is full; what was written before is there.
         """
-        if isinstance(outcome, ImageRejected):
-            content: dict[str, Any] = {"code": outcome.code, "error": outcome.message}
-        else:
-            content = outcome.to_json()
-            del content["latency_ms"]
-        self._append({"id": id, "stamp": before, **content})
+        content: dict[str, Any] = answer.to_json()
+        del content["latency_ms"]
+        self._append({"file": self._file_id(path), "stamp": before, **content})
         if time.monotonic() - self._synced >= _SYNC_SECONDS:
             with storage_errors(self.path, elsewhere=_ELSEWHERE):
                 os.fsync(self._file.fileno())
@@ -129,9 +130,13 @@ class Journal(AbstractContextManager["Journal"]):
 
 
 def stamp(path: Path) -> list[int]:
-    """Returns a file's size in bytes and time of last change in nanoseconds; [] where it cannot be looked at."""
+    """Returns what tells a file from others and from itself when it has changed; [] where it cannot be looked at.
+
+    Size in bytes, times of the last change of content and of anything in nanoseconds, and inode: programs set the first
+    time, so that other files put in place of the old ones may have it, but they set neither of the other two.
+    """
     try:
         found = path.stat()
     except (OSError, ValueError):
         return []
-    return [found.st_size, found.st_mtime_ns]
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]

@@ -35,6 +35,7 @@ WINDOW = 500  # images that are compared with validation's
 LEAST = 50  # images before anything is said
 FALSE_ALARMS = 1e-4  # share of looks at all measures
 
+_STAYS = 0.8  # of its limit: an alarm ends under it, so that it does not come and go with single images
 _BINS = 10
 _LEAST_IN_BIN = 10  # images of validation
 _MOST_CLASSES = 20
@@ -215,7 +216,7 @@ class Reference:
 def unknown(images: int = 0) -> dict[str, Any]:
     """Returns the health of a model that has no reference."""
     return {
-        "status": "unknown", "images": images, "since": "", "measures": [],
+        "status": "unknown", "images": images, "since": "", "alarm_since": "", "measures": [],
         "message": "This model has nothing that its images could be compared with: another version of medimg trained "
         "it. Train it again (`medimg train`) and deploy that model.",
     }  # fmt: skip
@@ -248,6 +249,8 @@ class Window:
         self._bins = {name: [0] * len(one.counts) for name, one in reference.histograms.items()}
         self._sums = dict.fromkeys(reference.histograms, 0.0)
         self._facts = dict.fromkeys(reference.rates, 0)
+        self._alarms: frozenset[str] = frozenset()  # measures that were one at the last look
+        self._alarm_since = ""
 
     def __len__(self) -> int:
         return len(self._kept) + len(self._new)
@@ -290,27 +293,35 @@ class Window:
         """Returns what GET /health answers.
 
         `status` is "too-few", "ok" or "alarm"; each of `measures` has its value, the limit above which it is an alarm,
-        and the shares of the images in its bins (of a rate: of those it is true of) in `reference` and `now`.
+        and the shares of the images in its bins (of a rate: of those it is true of) in `reference` and `now`. An alarm
+        stays until its value is under 0.8 of the limit; `alarm_since` is the time of the image at which it was seen.
         """
         self._take_in()
         images = len(self._kept)
-        since = datetime.fromtimestamp(self._kept[0].seen.time, UTC).isoformat(timespec="seconds") if images else ""
+        since = _text(self._kept[0].seen.time) if images else ""
+        told: dict[str, Any] = {"images": images, "since": since}
         if images < LEAST:
             message = f"{images} of the {LEAST} images that a comparison with validation needs have been answered."
-            return {"status": "too-few", "images": images, "since": since, "measures": [], "message": message}
+            return {"status": "too-few", **told, "alarm_since": "", "measures": [], "message": message}
         measured = {name: sum(counts) for name, counts in self._bins.items() if sum(counts) >= LEAST}
         level = FALSE_ALARMS / (len(measured) + len(self._facts))
         measures = [self._distribution(name, n, level) for name, n in measured.items()]
         measures += [self._rate(name, count, images, level) for name, count in self._facts.items()]
         alarms = [one for one in measures if one["alarm"]]
+        self._alarms = frozenset(one["name"] for one in alarms)
         if alarms:
+            self._alarm_since = self._alarm_since or _text(self._kept[-1].seen.time)
             first = max(alarms, key=lambda one: one["value"] / one["limit"])["message"]
             more = f" {len(alarms)} of {len(measures)} measures differ from validation." if len(alarms) > 1 else ""
             message = f"{first}{more} Nobody has shown that the model is right on such images."
         else:
+            self._alarm_since = ""
             message = f"The last {images:,} images are like those of validation, as far as can be measured."
-        status = "alarm" if alarms else "ok"
-        return {"status": status, "images": images, "since": since, "measures": measures, "message": message}
+        told |= {"alarm_since": self._alarm_since, "measures": measures, "message": message}
+        return {"status": "alarm" if alarms else "ok", **told}
+
+    def _is_alarm(self, name: str, value: float, limit: float) -> bool:
+        return value > limit * (_STAYS if name in self._alarms else 1)
 
     def _distribution(self, name: str, images: int, level: float) -> dict[str, Any]:
         histogram = self.reference.histograms[name]
@@ -318,12 +329,13 @@ class Window:
         value = stability_index(now, then)
         limit = index_limit(images / histogram.together, sum(then) / histogram.together, len(then), level)
         mean = self._sums[name] / images
+        alarm = self._is_alarm(name, value, limit)
         return {
             "name": name,
             "value": round(value, 4),
             "limit": round(limit, 4),
-            "alarm": value > limit,
-            "message": of_distribution(name, mean, histogram.mean, now, then, alarm=value > limit),
+            "alarm": alarm,
+            "message": of_distribution(name, mean, histogram.mean, now, then, alarm=alarm),
             "reference": _shares(then),
             "now": _shares(now),
         }
@@ -332,15 +344,20 @@ class Window:
         rate, before = self.reference.rates[name], self.reference.images
         then = rate.count
         value, limit = rate_difference(count, images, then, before, level, together=rate.together)
+        alarm = self._is_alarm(name, value, limit)
         return {
             "name": name,
             "value": round(value, 4),
             "limit": round(limit, 4),
-            "alarm": value > limit,
-            "message": of_rate(name, count / images, then / before, alarm=value > limit),
+            "alarm": alarm,
+            "message": of_rate(name, count / images, then / before, alarm=alarm),
             "reference": [round(then / before, 4)],
             "now": [round(count / images, 4)],
         }
+
+
+def _text(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
 
 
 def _shares(counts: Iterable[int]) -> list[float]:

@@ -54,7 +54,7 @@ class Predictions:
     Attributes:
         classes: Names in the order of the columns of `probabilities`.
         task: "binary", "multiclass" or "multilabel".
-        ids: Sample ids, each once.
+        ids: Sample ids, each once; at least one, unless all were rejected.
         probabilities: float64 (len(ids), len(classes)), read-only. Rows of binary and multiclass tasks sum to 1.
         positive: The positive class of a binary task, else None.
         labels: One label a sample, in the order of `ids`; None where labels are not known.

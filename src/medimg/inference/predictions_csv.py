@@ -123,6 +123,13 @@ def table(path: Path, columns: Sequence[str], lines: Sequence[Sequence[str]]) ->
             raise DatasetError(f"{path}, row {number}: {len(line)} cells for {len(columns)} columns")
     if not any(name.startswith("p:") for name in columns):
         raise DatasetError(f"{path} has no column of probabilities: they are called p:<class>")
+    # These are in every row; of what could not be read, nothing else is.
+    task, split, positive = (
+        _the_one(path, name, [line[columns.index(name)] for line in lines]) if name in columns else None
+        for name in ("task", "split", "positive")
+    )
+    if task not in get_args(Task):
+        raise DatasetError(f"{path}: the task is {task!r}; it must be one of {', '.join(get_args(Task))}")
     rejected: dict[str, str] = {}
     if "rejected" in columns:
         id, code = columns.index("id"), columns.index("rejected")
@@ -133,10 +140,6 @@ def table(path: Path, columns: Sequence[str], lines: Sequence[Sequence[str]]) ->
     classes = tuple(name.removeprefix("p:") for name in columns if name.startswith("p:"))
     groups = tuple(value or None for value in cells["group"])
     named = {name.removeprefix("column:"): tuple(cells[name]) for name in columns if name.startswith("column:")}
-    task = _the_one(path, "task", cells["task"])
-    if task not in get_args(Task):
-        raise DatasetError(f"{path}: the task is {task!r}; it must be one of {', '.join(get_args(Task))}")
-    positive = _the_one(path, "positive", cells["positive"]) if "positive" in cells else None
     decided = _decided(path, classes, positive, cells)
     return Predictions(
         classes=classes,
@@ -146,7 +149,7 @@ def table(path: Path, columns: Sequence[str], lines: Sequence[Sequence[str]]) ->
         positive=positive,
         labels=_labels(path, classes, cells),
         groups=groups if any(groups) else None,
-        split=_the_one(path, "split", cells["split"]) or None,
+        split=split or None,
         columns=named or None,
         decided=decided,
         uncertain=None if decided is None else tuple(_flags(path, "uncertain", cells)),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,14 +31,16 @@ class Predictor:
     """Runs a model on images. Safe to call from several threads at once on LiteRT.
 
     Args:
-        model: The model.
+        model: The model, or its folder.
         runtime: "litert", "int8", "onnx" or "keras"; one that is open already, such as `TFServingRuntime`; or None,
             which takes LiteRT where the model has it, else Keras.
     """
 
-    def __init__(self, model: ModelFolder, *, runtime: RuntimeName | Runtime | None = None) -> None:
-        self.model = model
-        self.runtime = open_runtime(model, runtime)
+    def __init__(
+        self, model: ModelFolder | str | os.PathLike[str], *, runtime: RuntimeName | Runtime | None = None
+    ) -> None:
+        self.model = model if isinstance(model, ModelFolder) else ModelFolder.load(Path(model))
+        self.runtime = open_runtime(self.model, runtime)
 
     def prepare(self, image: ImageLike, *, name: str | None = None) -> np.ndarray:
         """Returns an image as the network takes it: uint8 (height, width, channels).

@@ -106,23 +106,55 @@ def seen_in(line: Mapping[str, Any], digest: str) -> Seen | None:
         return None  # of a later version of medimg
 
 
+class _Latest:
+    """The images of one model that were answered last, in whatever order they come; no more than twice as many."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._seen: dict[str, Seen] = {}
+        self._count = 0
+
+    def add(self, seen: Seen) -> None:
+        self._count += 1
+        # The same image once, at the time of its last answer; one without an id counts each time.
+        key = seen.id or f"#{self._count}"
+        if key not in self._seen or self._seen[key].time < seen.time:
+            self._seen[key] = seen
+        if len(self._seen) > 2 * self._size:
+            ranked = sorted(self._seen.items(), key=lambda each: each[1].time)
+            self._seen = dict(ranked[-self._size :])
+
+    def ranked(self) -> list[Seen]:
+        """Returns the images, the oldest first."""
+        return sorted(self._seen.values(), key=lambda seen: seen.time)[-self._size :]
+
+
 def health_of(lines: Iterable[str], *, size: int = WINDOW) -> dict[str, Any]:
     """Returns the health of the model that answered last, as GET /health does.
 
     Args:
-        lines: Of the log, the oldest first.
+        lines: Of the log, in any order: a cloud's log has a stream for each machine, one after the other. Of several
+            models that were never asked, the last line's counts.
         size: How many of the last images are compared.
 
     Raises:
         ModelFolderError: The reference is of a later version of medimg.
     """
-    found = list(read(lines))
-    digests = [str(line.get("digest")) for line in found if line.get("status") == 200]
-    references = {str(line.get("digest")): line.get("reference") for line in found if line["medimg"] == "reference"}
-    if not digests and not references:
+    answered: dict[str, _Latest] = {}
+    references: dict[str, Any] = {}
+    newest, newest_time = "", float("-inf")
+    for line in read(lines):
+        digest = str(line.get("digest"))
+        if line.get("medimg") == "reference":
+            references[digest] = line.get("reference")
+        elif (seen := seen_in(line, digest)) is not None:
+            answered.setdefault(digest, _Latest(size)).add(seen)
+            if seen.time >= newest_time:
+                newest, newest_time = digest, seen.time
+    if not answered and not references:
         return {**unknown(), "message": "The log has no line of a request: nothing was asked yet, or it is not ours."}
-    digest = digests[-1] if digests else list(references)[-1]
-    images = [seen for line in found if (seen := seen_in(line, digest)) is not None]
+    digest = newest if answered else list(references)[-1]
+    images = answered[digest].ranked() if digest in answered else []
     reference = references.get(digest)
     if reference is None:
         return unknown(len(images))

@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+import os
 import queue
-from collections.abc import Callable
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -20,6 +24,9 @@ from medimg.home import cores
 __all__ = ["KerasRuntime", "LiteRTRuntime", "ONNXRuntime", "Runtime", "RuntimeName", "open_runtime"]
 
 RuntimeName = Literal["litert", "int8", "onnx", "keras"]
+
+_GREETING = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"
+_greeted = threading.Lock()  # held for good once it is done
 
 
 class Runtime(Protocol):
@@ -56,8 +63,9 @@ class LiteRTRuntime:
         content = path.read_bytes()
         self._interpreters: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.workers):
-            interpreter = Interpreter(model_content=content, num_threads=threads)
-            interpreter.allocate_tensors()
+            with _without_greeting():
+                interpreter = Interpreter(model_content=content, num_threads=threads)
+                interpreter.allocate_tensors()
             self._interpreters.put(interpreter)
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="litert")
 
@@ -77,6 +85,34 @@ class LiteRTRuntime:
         if len(images) == 1:
             return self._one(images[0])[None]
         return np.stack(list(self._pool.map(self._one, images)))
+
+
+@contextmanager
+def _without_greeting() -> Iterator[None]:
+    """Keeps LiteRT from greeting on standard error when a process makes its first interpreter.
+
+    No setting of LiteRT does. Whatever else is written meanwhile, by whomever, is passed on afterwards.
+    """
+    with ExitStack() as undo:
+        if _greeted.acquire(blocking=False):
+            try:
+                kept = undo.enter_context(tempfile.TemporaryFile())
+                screen = os.dup(2)
+            except OSError:  # no disk, or no standard error
+                pass
+            else:
+                undo.callback(_pass_on, kept.fileno(), screen)
+                os.dup2(kept.fileno(), 2)
+        yield
+
+
+def _pass_on(kept: int, screen: int) -> None:
+    os.dup2(screen, 2)
+    os.close(screen)
+    os.lseek(kept, 0, os.SEEK_SET)
+    written = b"".join(iter(lambda: os.read(kept, 65_536), b"")).replace(_GREETING, b"")
+    if written:
+        os.write(2, written)
 
 
 class ONNXRuntime:

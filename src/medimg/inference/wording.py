@@ -8,18 +8,27 @@ from medimg.inference.change import superiority
 
 __all__ = ["of_distribution", "of_rate"]
 
-_LOOKS = {
-    "brightness": ("darker", "brighter"),
-    "contrast": ("of less contrast", "of more contrast"),
-    "dark": ("near black in fewer places", "near black in more places"),
-    "light": ("near white in fewer places", "near white in more places"),
-    "fineness": ("smoother", "of finer grain"),
-    "stretch": ("more detailed from side to side", "more detailed from top to bottom"),
-    "left_right": ("darker on the left", "brighter on the left"),
-    "top_bottom": ("darker at the top", "brighter at the top"),
-    "centre": ("darker in the middle", "brighter in the middle"),
-    "colour": ("less colourful", "more colourful"),
+_SAYS = {
+    "brightness": ("mean brightness", "darker", "brighter"),
+    "contrast": ("contrast", "of less contrast", "of more contrast"),
+    "dark": ("share of near-black pixels", "near black in fewer places", "near black in more places"),
+    "light": ("share of near-white pixels", "near white in fewer places", "near white in more places"),
+    "fineness": ("sharpness of fine detail", "smoother", "of finer grain"),
+    "stretch": (
+        "balance of detail from top to bottom and from side to side",
+        "more detailed from side to side",
+        "more detailed from top to bottom",
+    ),
+    "left_right": ("difference in brightness between left and right", "darker on the left", "brighter on the left"),
+    "top_bottom": ("difference in brightness between top and bottom", "darker at the top", "brighter at the top"),
+    "centre": (
+        "difference in brightness between the middle and the edges",
+        "darker in the middle",
+        "brighter in the middle",
+    ),
+    "colour": ("strength of colour", "less colourful", "more colourful"),
 }
+"""Measure of the pixels to its name in plain words, and how images look that have less of it or more."""
 
 _SIDED = 0.1  # of the probability that an image now has more than one then, from a half
 
@@ -37,15 +46,20 @@ def of_distribution(
         then: Those of validation.
         alarm: Whether they differ by more than chance.
     """
-    what, than = ("images are", "those of validation") if name in _LOOKS else (f"{name} is", "on validation")
     above, more = superiority(now, then), mean > before
+    says, *looks = _SAYS.get(name, ("model's confidence" if name == "confidence" else name,))
     if not alarm:
-        how = f"{'like' if name in _LOOKS else 'as'} {than}"
+        found = f"The {says} is as on validation"
     elif abs(above - 0.5) < _SIDED or (above > 0.5) != more:  # neither more nor less
-        how = f"spread otherwise than {than}"
+        found = f"The {says} varies from image to image otherwise than on validation"
+    elif looks:
+        return (
+            f"The images are {looks[more]} than those of validation "
+            f"({says}: {mean:.3f} on average, {before:.3f} on validation)."
+        )
     else:
-        how = f"{_LOOKS[name][more] if name in _LOOKS else ('lower', 'higher')[more]} than {than}"
-    return f"The {what} {how} ({name}: {mean:.3f} on average, {before:.3f} on validation)."
+        found = f"The {says} is {('lower', 'higher')[more]} than on validation"
+    return f"{found} ({mean:.3f} on average, {before:.3f} on validation)."
 
 
 def of_rate(name: str, share: float, before: float, *, alarm: bool) -> str:

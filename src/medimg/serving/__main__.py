@@ -3,6 +3,7 @@
 With `--model-file FILE`, a JSON file {"model": path, "digest": …}, the model can be changed without a gap: write the
 file anew and send SIGHUP. The server starts workers of the new model, which check its golden inputs while the old one
 answers, then changes over, and says in `--served-file` which model answers and, where it is not the one asked for, why.
+Without that option SIGHUP ends the server as SIGTERM does: its terminal was closed.
 
 The first worker is started before the web framework is imported: it loads the model meanwhile.
 """
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--url-host", action="append", default=[], help="a host that images may be fetched from")
     parser.add_argument("--log-folder", type=Path, help="of the request log; without it nothing is logged or compared")
     parser.add_argument("--address-file", type=Path, help="is written when the server answers")
+    parser.add_argument("--end-with-input", action="store_true", help="end when standard input does: with its owner")
     return parser
 
 
@@ -70,7 +72,8 @@ def main() -> int:
     """Checks the model against its golden inputs, then serves until SIGTERM; returns the exit status."""
     given = _parser().parse_args()
     early: list[int] = []
-    signal.signal(signal.SIGHUP, lambda number, _: early.append(number))  # one that comes too soon must not end it
+    if given.model_file:
+        signal.signal(signal.SIGHUP, lambda number, _: early.append(number))  # one that comes too soon must not end it
     first: WorkerProcess | None = None
     try:
         if not (given.keys or given.key_hash_file or ipaddress.ip_address(given.host).is_loopback):
@@ -99,7 +102,7 @@ async def _serve(given: argparse.Namespace, choice: Choice, first: WorkerProcess
     from medimg.serving.app import build_app
     from medimg.serving.explaining import Explaining
     from medimg.serving.served import Served
-    from medimg.serving.server import BACKLOG, bound, serve
+    from medimg.serving.server import BACKLOG, bound, end_with_terminal, serve
 
     broken: list[str] = []
     ended = asyncio.Event()
@@ -117,9 +120,20 @@ async def _serve(given: argparse.Namespace, choice: Choice, first: WorkerProcess
         launch=partial(Choice.launch, runtime=given.runtime, seconds=given.image_seconds),
     )  # fmt: skip
     await served.start()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, served.want_change)
-    if early:
-        served.want_change()
+    loop = asyncio.get_running_loop()
+    if given.model_file:
+        loop.add_signal_handler(signal.SIGHUP, served.want_change)
+        if early:
+            served.want_change()
+    else:
+        end_with_terminal(ended)
+    if given.end_with_input:
+
+        def input_ended() -> None:
+            loop.remove_reader(sys.stdin)
+            ended.set()
+
+        loop.add_reader(sys.stdin, input_ended)
     monitor = _monitor(given.log_folder, served)
     explaining = Explaining(served.folder)
     served.on_change.append(explaining.change)

@@ -13,6 +13,8 @@ from medimg.serving.refused import Refused
 __all__ = ["Admission"]
 
 _LONGEST_SECONDS = 30
+_SMALL = 1 << 20  # bytes of a body: most pictures as JPEG
+_FOR_SMALL = 1 / 8  # of all bytes: two large bodies that never end must not keep all others out
 
 
 class Admission:
@@ -44,13 +46,18 @@ class Admission:
         if self.images >= self._most_images:
             raise self._full()
 
-    def hold(self, count: int) -> None:
-        """Takes more bytes of a body.
+    def hold(self, count: int, *, before: int = 0) -> None:
+        """Takes more bytes of a body. The last room is kept for small bodies.
+
+        Args:
+            count: How many.
+            before: Of the same body, that were taken already.
 
         Raises:
             Refused: There is no room for them: 503.
         """
-        if self.held_bytes and self.held_bytes + count > self._most_bytes:
+        room = self._most_bytes if before + count <= _SMALL else self._most_bytes * (1 - _FOR_SMALL)
+        if self.held_bytes and self.held_bytes + count > room:
             raise self._full()
         self.held_bytes += count
 

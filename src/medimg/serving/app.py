@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
 
 from medimg.errors import ImageRejected
 from medimg.inference.answers import refusal
@@ -20,7 +21,7 @@ from medimg.serving.monitor import Monitor
 from medimg.serving.pages import page_file
 from medimg.serving.predicting import Bodies, Gone, Predicting, Receive, Scope, Send, headers_of, respond
 from medimg.serving.refused import Refused
-from medimg.serving.requests import MAX_BODY, MAX_IMAGES, Fetch, RequestRefused, images_of
+from medimg.serving.requests import MAX_BODY, MAX_IMAGES, Fetch, RequestRefused
 from medimg.serving.secure_headers import SecureHeaders
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ PREDICT_PATHS = ("/predict", "/invocations", "/score")
 _SIGNING = (("POST", "/session"), ("DELETE", "/session"))  # in and out: they ask the gate in words of their own
 
 _NOT_WATCHED = {
-    "status": "unknown", "images": 0, "since": None, "measures": [],
-    "message": "The images are not compared with those of validation here.",
+    "status": "unknown", "images": 0, "since": None, "alarm_since": "", "measures": [],
+    "message": "The images are not compared with those of validation here. Of an endpoint elsewhere: medimg drift.",
 }  # fmt: skip
 
 
@@ -79,21 +80,21 @@ def build_app(
 
     app = FastAPI(title="medimg", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     metrics = Metrics(answering, admission, health)
-    bodies = Bodies(admission)
-    predicting = Predicting(answering, gate=gate, admission=admission, metrics=metrics, monitor=monitor, fetch=fetch)
+    bodies = Bodies(admission, fetch)
+    predicting = Predicting(answering, gate=gate, admission=admission, bodies=bodies, metrics=metrics, monitor=monitor)
 
     @asynccontextmanager
     async def image_in(request: Request) -> AsyncIterator[bytes]:
         """Yields the one image of a request, which is counted as long."""
         admission.check()
         try:
-            body = await bodies.read(request.receive, request.headers)
+            async with bodies.images(request.receive, request.headers) as images:
+                if len(images.contents) > 1:
+                    message = f"is one of {len(images.contents)}; this path takes one. Send several requests"
+                    raise RequestRefused(400, "bad-request", message)
+                yield images.contents[0]
         except Gone:
-            raise Refused(400, "the request ended before its body did", code="bad-request") from None
-        try:
-            yield images_of(request.headers.get("content-type", ""), body).contents[0]
-        finally:
-            bodies.release(body)
+            raise _cut_off() from None
 
     @app.get("/ping")
     async def ping() -> dict[str, str]:
@@ -153,10 +154,13 @@ def build_app(
     async def sign_in(request: Request) -> Response:
         """Signs in with {"key": …}: sets a cookie that lasts for twelve hours."""
         body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_SIGN_IN:
-                break  # refused by its length
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_SIGN_IN:
+                    break  # refused by its length
+        except ClientDisconnect:
+            raise _cut_off() from None
         return Response(status_code=204, headers={"Set-Cookie": gate.sign_in(request.headers, bytes(body))})
 
     @app.delete("/session", status_code=204)
@@ -183,6 +187,10 @@ def build_app(
 
     _answer_refusals(app, metrics)
     return SecureHeaders(_Guarded(predicting, app, gate, metrics))
+
+
+def _cut_off() -> Refused:
+    return Refused(400, "the request ended before its body did", code="bad-request")
 
 
 def _answer_refusals(app: FastAPI, metrics: Metrics) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 __all__ = ["KEEP_ALIVE_SECONDS", "Connection", "close_the_slow"]
 
@@ -15,6 +15,7 @@ _SILENT_SECONDS = 20.0  # without a byte, in the midst of a request or before th
 _REQUEST_SECONDS = 120.0  # from the first byte of a request to its last
 _MAX_HEAD = 32 * 1024  # bytes of a request's line and headers
 _MAX_HEADERS = 100
+_MAX_WAITING = 100  # requests on one connection that came before the answer to another
 _MAX_REST = 64 * 1024 * 1024  # bytes of a body that are read, and dropped, after its request was refused
 _CHECK_SECONDS = 1.0
 
@@ -34,7 +35,11 @@ _TOO_LONG = _last_words(
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that ends where a request comes too slowly, has too long a head, or goes on when it was refused."""
+    """A connection that ends where a client keeps it waiting or asks for too much.
+
+    It sends a request too slowly, with too long a head, or on and on when it was refused; it asks again and again
+    without waiting, or does not read the answers.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Waits for the first request."""
@@ -43,7 +48,21 @@ class Connection(HttpToolsProtocol):
         self._in_request = True  # a connection on which nothing ever comes is as slow as one that stops
         self._head_bytes = self._rest_bytes = 0
         self._turned = False  # whether a head or a piece of a body began or ended in the bytes that came last
+        self._unread: float | None = None  # since when the client does not read what is written
+        self._answering: RequestResponseCycle | None = None
         super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has ended; who answers must not write any more, also where other requests came after that one."""
+        if self._answering is not None:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        self.pipeline.clear()
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         """Takes what comes."""
@@ -74,11 +93,15 @@ class Connection(HttpToolsProtocol):
         """Its head is whole."""
         self._in_head = False
         self._turned = True
+        if self.transport.is_closing():
+            return
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > _MAX_HEAD or len(self.headers) > _MAX_HEADERS:
             self._end(_TOO_LONG)
             return
         super().on_headers_complete()
+        if len(self.pipeline) > _MAX_WAITING:
+            self.transport.close()
 
     def on_body(self, body: bytes) -> None:
         """A part of its body is there."""
@@ -103,6 +126,14 @@ class Connection(HttpToolsProtocol):
 
     def close_if_slow(self, now: float) -> None:
         """Ends the connection where it keeps the server waiting."""
+        if self.transport.is_closing() or self.flow.write_paused:
+            # What is written waits until the client reads it, also where the connection shall end then.
+            if self._unread is None:
+                self._unread = now
+            elif now - self._unread > _REQUEST_SECONDS:
+                self.transport.abort()
+            return
+        self._unread = None
         silent = now - self._heard
         if self._in_request:
             if silent > _SILENT_SECONDS or now - self._began > _REQUEST_SECONDS:

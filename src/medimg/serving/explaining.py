@@ -25,6 +25,7 @@ from medimg.serving.refused import Refused
 
 __all__ = ["Explaining", "Limits"]
 
+_NOT_LOADED = "the model could not be loaded; the server's log says why"
 _FRAMEWORKS: tuple[Framework, ...] = ("tensorflow", "jax")
 
 
@@ -161,16 +162,18 @@ class Explaining:
             "KERAS_BACKEND": self._preferred(),
             "CUDA_VISIBLE_DEVICES": "-1",
             "JAX_PLATFORMS": "cpu",
-            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "TF_CPP_MIN_LOG_LEVEL": "3",  # or it speaks of the GPU that it is not to use
         }
         process = await asyncio.create_subprocess_exec(*self._command(), stdin=PIPE, stdout=PIPE, env=environment)
         self._process = process
         answer = await self._asked(process, b"", self._limits.start)
         if "error" in answer:
             self._end()
+            # It names paths of this machine, which are not for those who ask.
+            print(f"error: images cannot be explained: {answer['error']}", file=sys.stderr, flush=True)  # noqa: T201
             if model is self._model:
-                self._failed = answer["error"]
-            raise Refused(404, f"no explanations: {answer['error']}", code="not-explained")
+                self._failed = _NOT_LOADED
+            raise Refused(404, f"no explanations: {_NOT_LOADED}", code="not-explained")
         if model is not self._model:  # it was changed meanwhile
             self._end(process)
             return await self._start()

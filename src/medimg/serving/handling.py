@@ -52,8 +52,9 @@ class Handler:
     def in_cloud(cls, predictor: Predictor) -> Handler:
         """Returns the handler of a model behind a cloud's own server: it logs to standard output, as that has it.
 
-        The environment's `MEDIMG_VERSION` is the registered version. Ids in the log have a salt that ends with the
-        process.
+        The environment's `MEDIMG_VERSION` is the registered version, and `MEDIMG_LOG_SALT` the salt of ids in the log:
+        all processes of a deployment have the same, so that an image that several of them answer counts once. Without
+        it each process has its own.
 
         Raises:
             RuntimeMismatchError: The golden inputs do not come out as they were trained.
@@ -61,7 +62,8 @@ class Handler:
         version, digest = os.environ.get("MEDIMG_VERSION", ""), predictor.model.digest
         worst = predictor.check_golden()
         print(f"golden inputs agree (largest difference {worst:.1e}); serving {digest[:12]}", flush=True)  # noqa: T201
-        log = RequestLog(StandardOutput(), secrets.token_bytes(32))
+        salt = os.environ.get("MEDIMG_LOG_SALT", "").encode() or secrets.token_bytes(32)
+        log = RequestLog(StandardOutput(), salt)
         log.model(Reference.read(predictor.model.path), digest=digest, version=version)
         return cls(predictor, version, worst, log)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from medimg.serving.admission import Admission
@@ -15,6 +16,9 @@ from medimg.serving.served import Served
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+# When a counter was made is no measurement, and would double their number.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -57,7 +61,11 @@ class Metrics:
         self._drift_limit = Gauge(
             "medimg_drift_limit", "From which on it is an alarm.", ("measure",), registry=self._registry
         )
-        self._alarm = Gauge("medimg_drift_alarm", "1 while any measure is over its limit.", registry=self._registry)
+        self._alarm = Gauge(
+            "medimg_drift_alarm",
+            "1 while any measure is over its limit; NaN where nothing is compared.",
+            registry=self._registry,
+        )
 
     def count(self, path: str, status: int) -> None:
         """Counts one answer."""
@@ -80,7 +88,8 @@ class Metrics:
             if measure["value"] is not None:
                 self._drift.labels(measure["name"]).set(measure["value"])
             self._drift_limit.labels(measure["name"]).set(measure["limit"])
-        self._alarm.set(health["status"] == "alarm")
+        # Where nobody watches, 0 would read as all clear.
+        self._alarm.set(math.nan if health["status"] == "unknown" else health["status"] == "alarm")
         return generate_latest(self._registry)
 
     def _gauge(self, name: str, says: str, value: Callable[[], float]) -> None:

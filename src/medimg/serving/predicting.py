@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -51,17 +52,49 @@ async def respond(send: Send, status: int, content: Mapping[str, Any], headers: 
 
 
 class Bodies:
-    """Reads the bodies of requests, as far as there is room for them.
+    """Reads the bodies of requests, as far as there is room for them. To be used in one event loop.
 
     Args:
         admission: Says whether there is.
+        fetch: Gets images by their URLs; None: none.
     """
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, fetch: Fetch | None = None) -> None:
         self._admission = admission
+        self._fetch = fetch
+        self._large = asyncio.Lock()
+
+    @asynccontextmanager
+    async def images(self, receive: Receive, headers: Mapping[str, str]) -> AsyncIterator[Images]:
+        """Yields the images that a request brings; they count as its body as long.
+
+        Raises:
+            RequestRefused: There is none, or what `read` says.
+            Refused: As of `read`.
+            Gone: As of `read`.
+        """
+        body = await self.read(receive, headers)
+        size = len(body)
+        try:
+            images = await self._images(headers.get("content-type", ""), body)
+            del body  # the images are no larger, and may wait
+            yield images
+        finally:
+            self._admission.release(size)
+
+    async def _images(self, content_type: str, body: bytes) -> Images:
+        work = partial(images_of, content_type, body, fetch=self._fetch)
+        in_json = "json" in content_type.lower()
+        # A host may take its time, and what is in base64 or a form some milliseconds a megabyte.
+        if (in_json or "form" in content_type.lower()) and len(body) > _LARGE:
+            async with self._large:  # one at a time: the copies on the way take several times its room
+                return await asyncio.to_thread(work)
+        if in_json and self._fetch is not None:
+            return await asyncio.to_thread(work)
+        return work()
 
     async def read(self, receive: Receive, headers: Mapping[str, str]) -> bytes:
-        """Returns a body; `release` has to be called with it.
+        """Returns a body; the admission counts it until its bytes are released there.
 
         Raises:
             RequestRefused: 413: it is too large.
@@ -82,7 +115,7 @@ class Bodies:
                 # Counted while it arrives: the length a client declares may be wrong or missing.
                 if held + len(part) > MAX_BODY:
                     raise too_large(MAX_BODY)
-                self._admission.hold(len(part))
+                self._admission.hold(len(part), before=held)
                 held += len(part)
                 parts.append(part)
                 if not message.get("more_body", False):
@@ -90,10 +123,6 @@ class Bodies:
         except BaseException:
             self._admission.release(held)
             raise
-
-    def release(self, body: bytes) -> None:
-        """Says that a body is done with."""
-        self._admission.release(len(body))
 
 
 class Predicting:
@@ -103,9 +132,9 @@ class Predicting:
         answering: What answers images.
         gate: Who may ask.
         admission: How much at once.
+        bodies: Reads what they bring.
         metrics: Is told of all.
         monitor: Is told of each image; None: nothing is watched or logged.
-        fetch: Gets images by their URLs; None: none.
     """
 
     def __init__(
@@ -114,17 +143,16 @@ class Predicting:
         *,
         gate: Gate,
         admission: Admission,
+        bodies: Bodies,
         metrics: Metrics,
         monitor: Monitor | None = None,
-        fetch: Fetch | None = None,
     ) -> None:
         self._answering = answering
         self._gate = gate
         self._admission = admission
-        self._bodies = Bodies(admission)
+        self._bodies = bodies
         self._metrics = metrics
         self._monitor = monitor
-        self._fetch = fetch
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -151,25 +179,13 @@ class Predicting:
         if scope["method"] != "POST":
             raise Refused(405, "an image is sent by POST", headers={"Allow": "POST"})
         self._admission.check()  # before its body is read, where that can be told
-        body = await self._bodies.read(receive, headers)
-        try:
-            images = await self._images(headers.get("content-type", ""), body)
+        async with self._bodies.images(receive, headers) as images:
             count = len(images.contents)
             self._admission.enter(count)
             try:
                 return await self._answer_all(images)
             finally:
                 self._admission.leave(count)
-        finally:
-            self._bodies.release(body)
-
-    async def _images(self, content_type: str, body: bytes) -> Images:
-        work = partial(images_of, content_type, body, fetch=self._fetch)
-        in_json = "json" in content_type.lower()
-        # A host may take its time, and what is in base64 or a form some milliseconds a megabyte.
-        if (in_json and self._fetch is not None) or ((in_json or "form" in content_type) and len(body) > _LARGE):
-            return await asyncio.to_thread(work)
-        return work()
 
     async def _answer_all(self, images: Images) -> Mapping[str, Any]:
         if not images.several:

@@ -16,17 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = [
-    "ANSWER", "FAILED", "HEAD", "HELLO", "PICTURE", "PREDICT", "REJECTED", "SECONDS", "WorkerProcess", "launch",
+    "ANSWER", "ENCODED", "FAILED", "HEAD", "HELLO", "PICTURE", "PREDICT", "REJECTED", "SECONDS", "WorkerProcess",
+    "launch",
 ]  # fmt: skip
 
 HEAD = struct.Struct("!QBI")
 """Number of the request, kind, bytes of the body that follows."""
 
-PREDICT, PICTURE = 1, 2
-"""Kinds of request; the body is the encoded image. Of a picture the reply is a PNG."""
+PREDICT, PICTURE, ENCODED = 1, 2, 3
+"""Kinds of request; the body is the encoded image. Of a picture the reply is a PNG that a browser can draw, of the last
+one what is passed on to an endpoint: see `medimg.data.encode`."""
 
 HELLO, ANSWER, REJECTED, FAILED = 10, 11, 12, 13
-"""Kinds of reply, in JSON; a picture's reply has the kind of its request."""
+"""Kinds of reply, in JSON; a reply that is an image has the kind of its request."""
 
 SECONDS = 10.0
 """How long one image may take to decode and predict, where nothing else is said."""
@@ -52,11 +54,18 @@ class WorkerProcess:
     seconds: float
 
 
-def launch(model: Path, digest: str | None, *, version: str, runtime: str, seconds: float) -> WorkerProcess:
+def launch(
+    model: Path | None,
+    digest: str | None = None,
+    *,
+    version: str = "",
+    runtime: str = "",
+    seconds: float = SECONDS,
+) -> WorkerProcess:
     """Starts a process that will say hello when its model has proved itself, or why it has not.
 
     Args:
-        model: The model's folder.
+        model: The model's folder; None: it predicts nothing.
         digest: That the model must have; None: any.
         version: Of the registered model, such as "chest/2"; it goes into the answers.
         runtime: What runs the network; "": the fastest that the model has.
@@ -67,7 +76,9 @@ def launch(model: Path, digest: str | None, *, version: str, runtime: str, secon
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         command = [sys.executable, "-m", "medimg.serving.worker", "--channel", str(theirs.fileno())]
-        command += ["--model", str(model), "--version", version, "--runtime", runtime, "--seconds", str(seconds)]
+        command += ["--version", version, "--runtime", runtime, "--seconds", str(seconds)]
+        if model is not None:
+            command += ["--model", str(model)]
         if digest is not None:
             command += ["--digest", digest]
         # Not in a session of its own: who kills the server's group kills its workers too.

@@ -112,16 +112,30 @@ class LogFile:
     def flush(self) -> None:
         """Writes what has been taken so far."""
         with self._lock:
-            lines = [self._waiting.popleft()() for _ in range(len(self._waiting))]
-            if not lines:
-                return
+            taken: list[Callable[[], str]] = []
+            with contextlib.suppress(IndexError):  # `write` gave some up meanwhile
+                taken.extend(self._waiting.popleft() for _ in range(len(self._waiting)))
+            lines = [line for line in map(self._made, taken) if line]
             try:
-                self._append("".join(f"{line}\n" for line in lines).encode())
+                if lines:
+                    self._append(b"".join(lines))
             except OSError as error:
-                if not self.lost:
-                    # Told once; the number of lost lines goes on rising.
-                    print(f"error: the request log cannot be written, answers go on: {error}", flush=True)  # noqa: T201
-                self.lost += len(lines)
+                self._lose(len(lines), str(error))
+
+    def _made(self, line: Callable[[], str]) -> bytes:
+        """Returns a line; b"" where it cannot be made: the thread must not end with it."""
+        try:
+            return f"{line()}\n".encode()
+        except Exception as error:  # what it says may be of a patient
+            self._lose(1, type(error).__name__)
+            return b""
+
+    def _lose(self, count: int, why: str) -> None:
+        if not self.lost:
+            # Told once; the number of lost lines goes on rising.
+            with contextlib.suppress(OSError, ValueError):  # nobody takes it
+                print(f"error: the request log cannot be written, answers go on: {why}", flush=True)  # noqa: T201
+        self.lost += count
 
     def _append(self, content: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -33,6 +33,7 @@ Fetch = Callable[[str, int], bytes]
 """From an image's URL and the largest number of bytes to its bytes; raises `RequestRefused`."""
 
 _MAX_PARTS = 2 * MAX_IMAGES  # of a form: a page may send fields besides
+_MAX_JSON_PARTS = 1000  # `MAX_IMAGES` data URLs have a hundred
 _MAX_HEADER_BYTES = 8 * 1024
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _DATA_URL = re.compile(r"data:[^,;]{0,100}(;[^,;]{0,100}){0,4};base64,", re.IGNORECASE)
@@ -87,6 +88,11 @@ def images_of(content_type: str, body: bytes, *, max_bytes: int = MAX_BODY, fetc
     elif kind == "application/json" and body.lstrip(b" \t\r\n")[:1] == b"{":
         # Clients that send a picture without its content type are told to have sent JSON.
         found = _from_json(body, max_bytes, fetch)
+    elif body[:64].lstrip(b" \t\r\n")[:1] == b"{" and body[128:132] != b"DICM":
+        # curl says that it sends a form, unless it is told.
+        raise _malformed(
+            "seems to be in JSON, which the request does not say. Add the header Content-Type: application/json"
+        )
     else:
         found = Images((body,))
     if any(len(image) > max_bytes for image in found.contents):
@@ -98,6 +104,9 @@ def images_of(content_type: str, body: bytes, *, max_bytes: int = MAX_BODY, fetc
 
 
 def _from_json(body: bytes, max_bytes: int, fetch: Fetch | None) -> Images:
+    # Base64 has none of these. Millions of small values would take a gigabyte, and stop the whole process meanwhile.
+    if sum(body.count(mark) for mark in (b"{", b"[", b",")) > _MAX_JSON_PARTS:
+        raise _malformed(f"is in JSON of more than {_MAX_JSON_PARTS:,} parts")
     try:
         fields: Any = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -133,6 +142,8 @@ def _from_base64(text: str, max_bytes: int) -> bytes:
         if found is None:
             raise _malformed("is a data URL without base64. Send data:image/png;base64,…")
         text = text[found.end() :]
+    if not text.isascii():  # four bytes a character, in each copy
+        raise _malformed("is not valid base64. Encode the file's bytes, with padding")
     # A line break after every 76 characters is common; the longest text that still fits has no more than that.
     if len(text) > (max_bytes + 2) // 3 * 4 * 78 // 76 + 2:
         raise too_large(max_bytes)

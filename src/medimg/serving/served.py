@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from medimg.artifact import ModelFolder
-from medimg.errors import ConfigError, ImageRejected, MedimgError
+from medimg.errors import ConfigError, MedimgError
 from medimg.home import atomic_write
 from medimg.serving import process
 from medimg.serving.answering import Answered
 from medimg.serving.choice import Choice
 from medimg.serving.description import described
 from medimg.serving.process import WorkerProcess
-from medimg.serving.refused import Refused
-from medimg.serving.workers import Workers
+from medimg.serving.workers import Workers, refusal_in
 
 __all__ = ["Served"]
 
@@ -32,8 +31,8 @@ class Served:
         count: Workers of each model.
         launch: Starts a worker of a model.
         model_file: Where `change` finds the next one, see `Choice.read`; None: there is no next one.
-        served_file: Is told of every change: {"digest": of the model that answers, "asked": of the one that was
-            chosen, "error": why they differ, or null}. None: nothing is told.
+        served_file: Is told of every change: {"digest": and "version": of the model that answers, "asked": the digest
+            of the one that was chosen, "error": why they differ, or null}. None: nothing is told.
         on_broken: Is told why no worker of the model that answers can be started any more.
 
     Attributes:
@@ -82,14 +81,16 @@ class Served:
             Refused: Its worker ended: 503 with Retry-After.
         """
         kind, body = await self._workers.ask(process.PREDICT, image)
-        answer, statistics = _read(kind, body, process.ANSWER)
+        if kind != process.ANSWER:
+            raise refusal_in(kind, body)
+        answer, statistics = json.loads(body)
         return Answered(answer, statistics)
 
     async def picture(self, image: bytes) -> bytes:
         """Returns one image as a PNG that a browser can draw; raises as `answer` does."""
         kind, body = await self._workers.ask(process.PICTURE, image)
         if kind != process.PICTURE:
-            _read(kind, body, process.PICTURE)
+            raise refusal_in(kind, body)
         return body
 
     def model(self) -> Mapping[str, Any]:
@@ -192,7 +193,12 @@ class Served:
             await self.change()
 
     def _workers_of(self, choice: Choice, first: WorkerProcess) -> Workers:
-        return Workers(partial(self._launch, choice), first, self._count, self._on_broken)
+        def on_broken(why: str) -> None:
+            if workers is self._workers:  # else the model before, or after it, answers
+                self._on_broken(why)
+
+        workers = Workers(partial(self._launch, choice), first, self._count, on_broken)
+        return workers
 
     def _keep(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
@@ -201,15 +207,5 @@ class Served:
 
     def _tell(self, asked: str, error: str | None) -> None:
         if self._served_file is not None:
-            told = {"digest": self.folder.digest, "asked": asked, "error": error}
+            told = {"digest": self.folder.digest, "version": self.version, "asked": asked, "error": error}
             atomic_write(self._served_file, json.dumps(told))
-
-
-def _read(kind: int, body: bytes, wanted: int) -> Any:
-    """Returns the content of a worker's reply; raises what it says in place of the wanted kind."""
-    content = json.loads(body)
-    if kind == wanted:
-        return content
-    if kind == process.REJECTED:
-        raise ImageRejected(content["code"], "image", content["error"])
-    raise Refused(500, f"the model failed on this image ({content['error']}); the server's log says so too")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import signal
 import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -14,7 +15,7 @@ import uvloop
 
 from medimg.serving.connection import KEEP_ALIVE_SECONDS, Connection, close_the_slow
 
-__all__ = ["BACKLOG", "bound", "in_loop", "serve"]
+__all__ = ["BACKLOG", "bound", "end_with_terminal", "in_loop", "serve"]
 
 BACKLOG = 4096
 """Connections that the kernel keeps until they are taken."""
@@ -42,6 +43,12 @@ def in_loop(work: Coroutine[Any, Any, int]) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
+
+
+def end_with_terminal(ended: asyncio.Event) -> None:
+    """Sets an event when the terminal is closed (SIGHUP), unless `nohup` says that this must not end the server."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, ended.set)
 
 
 async def serve(app: Callable[..., Any], listening: socket.socket, *, ended: asyncio.Event | None = None) -> None:

@@ -22,12 +22,14 @@ from PIL import Image
 
 from medimg.artifact import ModelFolder
 from medimg.data.decode import decode
+from medimg.data.encode import encode
 from medimg.errors import ImageRejected, MedimgError
 from medimg.inference.answers import refusal
 from medimg.inference.predictor import Predictor
 from medimg.inference.runtimes import Runtime, RuntimeName, open_runtime
 from medimg.serving import process
 from medimg.serving.handling import Handler
+from medimg.serving.requests import MAX_BODY
 
 __all__ = ["main"]
 
@@ -40,7 +42,7 @@ _PICTURE_SIDE = 1024  # pixels
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m medimg.serving.worker")
     parser.add_argument("--channel", type=int, required=True, help="the socket's descriptor")
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="without one images are decoded only")
     parser.add_argument("--digest")
     parser.add_argument("--version", default="")
     parser.add_argument("--seconds", type=float, default=process.SECONDS, help="that one image may take")
@@ -79,10 +81,19 @@ def picture(image: bytes) -> bytes:
     return content.getvalue()
 
 
-def _reply(handler: Handler, kind: int, body: bytes) -> tuple[int, bytes]:
+def _encoded(image: bytes) -> bytes:
+    content = encode(image)
+    if len(content) > MAX_BODY:  # a small file of a large picture
+        raise ImageRejected("too-large", "image", "is too large to be passed on. Make it smaller")
+    return content
+
+
+def _reply(handler: Handler | None, kind: int, body: bytes) -> tuple[int, bytes]:
     try:
         if kind == process.PICTURE:
             return kind, picture(body)
+        if handler is None or kind == process.ENCODED:
+            return process.ENCODED, _encoded(body)
         answered = handler.answer(body)
         return process.ANSWER, _json([answered.answer, answered.statistics])
     except ImageRejected as rejection:
@@ -99,7 +110,7 @@ def _json(content: Any) -> bytes:
     return json.dumps(content).encode()
 
 
-def _serve(channel: socket.socket, handler: Handler, seconds: float) -> None:
+def _serve(channel: socket.socket, handler: Handler | None, seconds: float) -> None:
     head = bytearray(process.HEAD.size)
     while _fill(channel, memoryview(head)):
         number, kind, length = process.HEAD.unpack(head)
@@ -133,16 +144,18 @@ def main() -> int:
     given = _parser().parse_args()
     _bound()
     with socket.socket(fileno=given.channel) as channel, contextlib.suppress(ConnectionError):
+        handler: Handler | None = None
         try:
-            model = ModelFolder.load(given.model, digest=given.digest)
-            handler = Handler.proved(Predictor(model, runtime=_open(model, given.runtime)), version=given.version)
+            if given.model is not None:
+                model = ModelFolder.load(given.model, digest=given.digest)
+                handler = Handler.proved(Predictor(model, runtime=_open(model, given.runtime)), version=given.version)
         except Exception as error:  # whatever it is, the server must say why it does not answer
             told = str(error) if isinstance(error, MedimgError) else f"{type(error).__name__}: {error}"
             _send(channel, 0, process.FAILED, _json({"error": told}))
             return 1
-        if handler.predictor.runtime.name != "keras":  # which reserves far more than it uses
+        if handler is None or handler.predictor.runtime.name != "keras":  # which reserves far more than it uses
             _limit_memory()
-        _send(channel, 0, process.HELLO, _json({"digest": model.digest, "worst": handler.worst}))
+        _send(channel, 0, process.HELLO, _json({"worst": 0.0 if handler is None else handler.worst}))
         _serve(channel, handler, given.seconds)
     return 0
 

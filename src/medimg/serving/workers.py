@@ -21,7 +21,7 @@ from medimg.serving import process
 from medimg.serving.process import HEAD, WorkerProcess
 from medimg.serving.refused import Refused
 
-__all__ = ["Workers"]
+__all__ = ["Workers", "refusal_in"]
 
 _START_SECONDS = 120.0  # to load a model and prove it
 _WAIT_SECONDS = 20.0  # in the line; whoever waited longer has gone, or should be told
@@ -45,6 +45,14 @@ class _Job:
 
 def _gone() -> Refused:
     return Refused(503, "the worker ended while it had this image. Send it again", headers={"Retry-After": "1"})
+
+
+def refusal_in(kind: int, body: bytes) -> ImageRejected | Refused:
+    """Returns what a worker's reply raises that is not the one that was asked for."""
+    content = json.loads(body)
+    if kind == process.REJECTED:
+        return ImageRejected(content["code"], "image", content["error"])
+    return Refused(500, f"a worker failed on this image ({content['error']}); the server's log says so too")
 
 
 class _Worker(asyncio.Protocol):
@@ -180,10 +188,20 @@ class Workers:
         return worst
 
     async def all_ready(self) -> None:
-        """Waits until there are as many workers as there should be, or have had the time to start."""
+        """Waits until there are as many workers as there should be, or have had the time to start.
+
+        Raises:
+            MedimgError: There is none any more.
+        """
         deadline = time.monotonic() + _START_SECONDS
-        while self.alive < self._count and time.monotonic() < deadline:
+        while self.alive < self._count and not self._broken and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
+        if not self.alive:
+            raise MedimgError("its workers ended while they started; their last words are in the log")
+
+    @property
+    def _broken(self) -> bool:
+        return self._failed_starts >= _FAILED_STARTS and not self.alive
 
     async def ask(self, kind: int, image: bytes) -> tuple[int, bytes]:
         """Returns kind and body of the reply to one image, see `medimg.serving.process`.
@@ -262,7 +280,7 @@ class Workers:
             if not self._hello.done():
                 self._hello.set_exception(MedimgError(why))
                 return
-        if self._failed_starts >= _FAILED_STARTS and not self.alive:
+        if self._broken:
             self._on_broken(why)
             return
         now = time.monotonic()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -174,6 +175,7 @@ class Deployments:
                 "environmentVariables": {
                     "MEDIMG_DIGEST": content.digest,
                     "MEDIMG_VERSION": content.version,
+                    "MEDIMG_LOG_SALT": secrets.token_hex(16),
                     "WORKER_COUNT": str(processes),
                 },
                 "appInsightsEnabled": False,

@@ -70,7 +70,7 @@ class Scoring:
         """
         if len(body) > _LIMIT_MB * 2**20:
             raise EndpointError(
-                f"the image has {len(body) / 2**20:.1f} MB without loss, and AzureML takes {_LIMIT_MB} MB: make it "
+                f"the image has {len(body) / 2**20:.1f} MB as it is sent, and AzureML takes {_LIMIT_MB} MB: make it "
                 "smaller before, or predict with backend.predict_batch(…)",
                 status=413,
             )

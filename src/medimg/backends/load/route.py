@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ipaddress
 import socket
 import ssl
 import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 __all__ = ["Route", "head"]
 
@@ -28,6 +29,14 @@ def head(url: str, headers: dict[str, str], length: int) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
+def _proxy(parts: SplitResult) -> SplitResult | None:
+    """Returns the proxy that the environment names for a URL."""
+    named = urllib.request.getproxies().get(parts.scheme, "")
+    if not named or urllib.request.proxy_bypass(str(parts.hostname)):
+        return None
+    return urlsplit(named if "://" in named else f"http://{named}")
+
+
 class Route:
     """Opens connections to one address.
 
@@ -35,7 +44,7 @@ class Route:
         url: The endpoint's; https is spoken with the machine's certificates, or those of SSL_CERT_FILE.
 
     Attributes:
-        is_local: Whether the endpoint is on this machine.
+        is_local: Whether the endpoint is on this machine; what is behind a proxy is not.
     """
 
     def __init__(self, url: str) -> None:
@@ -43,15 +52,15 @@ class Route:
         self._host, secure = str(parts.hostname), parts.scheme == "https"
         self._port = parts.port or (443 if secure else 80)
         self._tls = ssl.create_default_context() if secure else None
-        proxy = "" if urllib.request.proxy_bypass(self._host) else urllib.request.getproxies().get(parts.scheme, "")
-        self._proxy = urlsplit(proxy) if proxy and secure else None
-        near = self._proxy or parts
-        found = socket.getaddrinfo(near.hostname, near.port or self._port, type=socket.SOCK_STREAM)
+        self._proxy = _proxy(parts) if secure else None
+        near, default = (self._proxy, 80) if self._proxy else (parts, self._port)
+        found = socket.getaddrinfo(near.hostname, near.port or default, type=socket.SOCK_STREAM)
         # Asked once: thousands of clients would all ask again.
         self._addresses = [(entry[0], entry[4]) for entry in found]
-        self.is_local = ipaddress.ip_address(self._addresses[0][1][0]).is_loopback
+        loopback = ipaddress.ip_address(self._addresses[0][1][0]).is_loopback
+        self.is_local = loopback and self._proxy is None
         # Only Linux answers to the whole of 127.0.0.0/8 without being told to.
-        self._many_sources = self.is_local and self._addresses[0][0] == socket.AF_INET and Path("/proc/net").exists()
+        self._many_sources = loopback and self._addresses[0][0] == socket.AF_INET and Path("/proc/net").exists()
 
     def most_clients(self) -> int | None:
         """Returns how many connections the ports of this machine are enough for; None: any number."""
@@ -81,7 +90,7 @@ class Route:
                 connection.bind((f"127.0.0.{1 + number // _PORTS_EACH}", 0))
             await loop.sock_connect(connection, address)
             if self._proxy is not None:
-                await self._through_proxy(connection)
+                await self._through_proxy(connection, self._proxy)
             await loop.create_connection(
                 lambda: protocol, sock=connection, ssl=self._tls, server_hostname=self._host if self._tls else None
             )
@@ -89,11 +98,15 @@ class Route:
             connection.close()
             raise
 
-    async def _through_proxy(self, connection: socket.socket) -> None:
-        """Has the proxy connect on (RFC 9110, section 9.3.6)."""
+    async def _through_proxy(self, connection: socket.socket, proxy: SplitResult) -> None:
+        """Has the proxy connect on (RFC 9110, section 9.3.6), with its user and password where it has such."""
         loop = asyncio.get_running_loop()
         target = f"{self._host}:{self._port}"
-        await loop.sock_sendall(connection, f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+        lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+        if proxy.username is not None:
+            user = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+            lines.append(f"Proxy-Authorization: Basic {base64.b64encode(user.encode()).decode()}")
+        await loop.sock_sendall(connection, ("\r\n".join(lines) + "\r\n\r\n").encode())
         reply = b""
         while b"\r\n\r\n" not in reply and len(reply) < _MOST_REPLY:
             part = await loop.sock_recv(connection, 4096)

@@ -190,7 +190,9 @@ class Endpoints:
         self, version: str, uri: str, config: ServeConfig, details: Mapping[str, Any], address: Address | None
     ) -> None:
         container = self._archives.container(uri, details, config.instance)
-        container["Environment"] |= {"MEDIMG_CONFIG": settings(details["config"])}
+        container["Environment"] |= {
+            "MEDIMG_CONFIG": settings(details["config"]), "MEDIMG_LOG_SALT": secrets.token_hex(16),
+        }  # fmt: skip
         if address is not None:
             container["Environment"] |= {"MEDIMG_URL": address.url}
         self.versions.make(version, container, config)
@@ -315,7 +317,7 @@ class Endpoints:
         kind = self._kinds.get(name) or str(self.describe(name).details["config"]["kind"])
         if len(body) > _LIMITS_MB[kind] * 2**20:
             raise EndpointError(
-                f"the image has {len(body) / 2**20:.1f} MB without loss, and SageMaker takes {_LIMITS_MB[kind]} MB of "
+                f"the image has {len(body) / 2**20:.1f} MB as it is sent, and SageMaker takes {_LIMITS_MB[kind]} MB of "
                 f"a {kind} endpoint: make it smaller before, or predict with backend.predict_batch(…)",
                 status=413,
             )

@@ -95,6 +95,7 @@ class Functions:
                     **self._environment(token, address),
                     "MEDIMG_DIGEST": str(details["digest"]),
                     "MEDIMG_VERSION": str(details.get("version", "")),
+                    "MEDIMG_LOG_SALT": secrets.token_hex(16),
                     "MEDIMG_CONFIG": json.dumps(details["config"], separators=(",", ":")),
                 }
                 self.apis.open(
@@ -291,7 +292,7 @@ class Functions:
         """Sends an encoded image through the HTTP API and returns the answer."""
         if len(body) * 4 / 3 > MAX_BODY:
             raise EndpointError(
-                f"the image has {len(body) / 1e6:.1f} MB without loss, and Lambda takes about 4.5 MB: make it smaller "
+                f"the image has {len(body) / 1e6:.1f} MB as it is sent, and Lambda takes about 4.5 MB: make it smaller "
                 "before, or deploy with ServeConfig(kind='realtime')",
                 status=413,
             )

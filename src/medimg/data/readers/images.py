@@ -15,6 +15,7 @@ from medimg.home import salt, salted
 
 __all__ = ["read_images"]
 
+_MOST_NAMED = 3  # files that are not read
 _SIGNATURE_BYTES = 132  # of a DICOM file, whatever its name
 
 
@@ -23,12 +24,12 @@ def read_images(images: Iterable[Path], *, recursive: bool) -> Dataset:
     given = [path.expanduser().absolute() for path in images]
     if not given:
         raise DatasetError("no image was named. Pass a folder, or files")
-    left_out = 0
+    left_out: list[str] = []
 
     def accepts(path: Path) -> bool:
-        nonlocal left_out
         found = is_image(path) or _has_signature(path)
-        left_out += not found
+        if not found:
+            left_out.append(path.name)
         return found
 
     files: dict[Path, None] = {}  # each once, in the order in which they were named
@@ -47,7 +48,6 @@ def read_images(images: Iterable[Path], *, recursive: bool) -> Dataset:
         given[0] if len(given) == 1 and given[0].is_dir() else Path(os.path.commonpath([path.parent for path in files]))
     )
     key = salt()
-    notices = (f"not read: {amount(left_out, 'file')} that are no images by name or signature",) if left_out else ()
     return Dataset(
         samples=tuple(
             Sample(salted("image", clean(path.relative_to(root).as_posix()), key), path, labels=()) for path in files
@@ -56,12 +56,23 @@ def read_images(images: Iterable[Path], *, recursive: bool) -> Dataset:
         classes=(),
         task="multilabel",
         name=root.name or "images",
-        notices=notices,
+        notices=_told(left_out),
     )
+
+
+def _told(left_out: list[str]) -> tuple[str, ...]:
+    if not left_out:
+        return ()
+    more = ", …" if len(left_out) > _MOST_NAMED else ""
+    named = ", ".join(sorted(map(clean, left_out))[:_MOST_NAMED])
+    no_images = "that is no image" if len(left_out) == 1 else "that are no images"
+    return (f"not read: {amount(len(left_out), 'file')} {no_images} by name or signature: {named}{more}",)
 
 
 def _has_signature(path: Path) -> bool:
     try:
+        if not path.is_file():  # opening a named pipe may never end
+            return False
         with path.open("rb") as file:
             return is_dicom(file.read(_SIGNATURE_BYTES))
     except OSError:

@@ -76,7 +76,12 @@ export function signIn(ended) {
   dialog.showModal();
   key.focus();
   return new Promise((done) => {
-    const stay = (event) => event.preventDefault(); // nothing on the page works without a session
+    // Nothing on the page works without a session. To prevent "cancel" would not do: Escape closes what was opened
+    // without a click or a key all the same.
+    const again = () => {
+      dialog.showModal();
+      key.focus();
+    };
     const send = async (event) => {
       event.preventDefault();
       byId("sign-in-send").disabled = true;
@@ -89,12 +94,12 @@ export function signIn(ended) {
         return;
       }
       key.value = "";
-      dialog.removeEventListener("cancel", stay);
+      dialog.removeEventListener("close", again);
       form.removeEventListener("submit", send);
       dialog.close();
       done();
     };
-    dialog.addEventListener("cancel", stay);
+    dialog.addEventListener("close", again);
     form.addEventListener("submit", send);
   });
 }

@@ -23,6 +23,7 @@ export class Case {
     this.state = "waiting";
     this.remark = ""; // why it takes longer
     this.answer = null;
+    this.model = null; // that gave the answer
     this.error = ""; // what is wrong with it
     this.remedy = "";
     this.picture = ""; // the address of what the browser draws; "" while that is not known
@@ -31,8 +32,14 @@ export class Case {
     this.left = new AbortController();
   }
 
-  /** Asks the server what the image shows. */
-  async ask(server, model, changed) {
+  /**
+   * Asks the server what the image shows.
+   * @param {Server} server
+   * @param {object} model that the server had last
+   * @param {(answer: object) => Promise<object>} modelOf finds the model that gave an answer
+   * @param {(one: Case) => void} changed is told when there is something new to show
+   */
+  async ask(server, model, modelOf, changed) {
     this.state = "asking";
     changed(this);
     try {
@@ -44,7 +51,9 @@ export class Case {
         this.remark = text;
         changed(this);
       };
-      this.answer = await server.post("predict", this.file, { onWait, signal: this.left.signal });
+      const answer = await server.post("predict", this.file, { onWait, signal: this.left.signal });
+      this.model = await modelOf(answer);
+      this.answer = answer;
       this.state = "answered";
     } catch (error) {
       if (this.left.signal.aborted) return;

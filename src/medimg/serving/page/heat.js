@@ -1,7 +1,7 @@
 // What spoke for a class: the network's own map in colour over the picture, asked for when somebody wants it.
 
 import { byId, element, speak } from "./elements.js";
-import { Refusal } from "./server.js";
+import { OTHER_MODEL, Refusal } from "./server.js";
 
 // Dark violet to yellow, which everybody tells apart and a printer keeps in order; each with red, green and blue.
 const COLOURS = [
@@ -23,19 +23,21 @@ export class Heat {
 
   /** Takes the classes of a model. */
   of(model) {
+    this.model = model;
     this.explains = Boolean(model.explains);
     byId("explain").hidden = !this.explains;
     byId("heat-class").replaceChildren(...model.classes.map((name) => element("option", { value: name }, name)));
   }
 
   /** Goes on to another image: to the class that was decided on. */
-  look(one, model) {
+  look(one) {
     if (this.one === one && this.seen === one?.state) return;
     this.one = one;
     this.seen = one?.state;
     const answered = one?.state === "answered";
+    if (answered && this.model !== one.model) this.of(one.model);
     byId("explain").hidden = !this.explains || !answered;
-    if (answered) byId("heat-class").value = one.answer.positives[0] ?? model.positive ?? one.answer.label;
+    if (answered) byId("heat-class").value = one.answer.positives[0] ?? one.model.positive ?? one.answer.label;
     this.show();
   }
 
@@ -66,6 +68,7 @@ export class Heat {
       try {
         const path = `explain?class=${encodeURIComponent(target)}`;
         map = await this.server.post(path, one.file, { signal: one.left.signal });
+        if (map.digest !== one.answer.digest) throw new Refusal(409, OTHER_MODEL);
         one.maps.set(target, map);
       } catch (error) {
         const why = error instanceof Refusal ? error.message : "There is no map: the server did not answer.";

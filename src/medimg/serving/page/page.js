@@ -5,7 +5,7 @@ import { Case } from "./case.js";
 import { byId, element, percent, speak } from "./elements.js";
 import { Heat } from "./heat.js";
 import { csv, showResults } from "./results.js";
-import { Server } from "./server.js";
+import { OTHER_MODEL, Refusal, Server } from "./server.js";
 import { decision, verdict } from "./verdict.js";
 
 const AT_ONCE = 4;
@@ -17,19 +17,19 @@ const server = new Server(signIn, (text) => {
 });
 const heat = new Heat(server);
 const cases = [];
-let model = null;
+const models = new Map(); // by digest
+let model = null; // that the server had last
 let chosen = null;
 let asking = 0;
 
 async function start() {
   try {
-    model = await server.get("model");
+    await renew();
   } catch (error) {
     byId("connection").textContent = `The model cannot be asked for: ${error.message} Load this page again later.`;
     byId("connection").hidden = false;
     return;
   }
-  showModel(model);
   heat.of(model);
   byId("workbench").hidden = false;
   show();
@@ -54,24 +54,28 @@ async function askNext() {
   const one = cases.find((each) => each.state === "waiting");
   if (!one || asking >= AT_ONCE) return;
   asking += 1;
-  const asked = one.ask(server, model, changed);
+  const asked = one.ask(server, model, modelOf, changed);
   askNext();
   await asked;
   asking -= 1;
-  if (cases.includes(one)) {
-    told(one);
-    if (model.digest && one.answer && one.answer.digest !== model.digest) await renew();
-  }
+  if (cases.includes(one)) told(one);
   if (asking === 0 && !cases.some((each) => each.state === "waiting")) showHealth(server);
   askNext();
 }
 
-// The server went on to another model: its thresholds and classes are another's too.
 async function renew() {
   model = await server.get("model");
+  models.set(model.digest, model);
   showModel(model);
-  heat.of(model);
-  show();
+}
+
+// The server may go on to another model: its thresholds and classes are another's too.
+async function modelOf({ digest }) {
+  if (!digest || digest === model.digest) return model;
+  await renew();
+  const found = models.get(digest);
+  if (!found) throw new Refusal(409, OTHER_MODEL);
+  return found;
 }
 
 function told(one) {
@@ -79,7 +83,7 @@ function told(one) {
   if (one.state !== "answered") return;
   const [name, share] = Object.entries(one.answer.probabilities).sort((a, b) => b[1] - a[1])[0];
   const doubtful = one.answer.uncertain ? ", uncertain" : "";
-  speak(`${one.name}: ${decision(one.answer, model)}${doubtful}. Most probable: ${name}, ${percent(share)}`);
+  speak(`${one.name}: ${decision(one.answer, one.model)}${doubtful}. Most probable: ${name}, ${percent(share)}`);
 }
 
 function remove(one) {
@@ -118,9 +122,9 @@ function show() {
   byId("workbench").classList.toggle("empty", !chosen);
   const place = byId("verdict");
   place.setAttribute("aria-busy", String(chosen?.state === "asking"));
-  place.replaceChildren(chosen ? verdict(chosen, model) : welcome());
+  place.replaceChildren(chosen ? verdict(chosen) : welcome());
   if (chosen) showPicture();
-  heat.look(chosen, model);
+  heat.look(chosen);
   showLists();
 }
 
@@ -158,7 +162,8 @@ function showLists() {
 }
 
 function thumbnail(one) {
-  const text = { waiting: "waiting", asking: "…", refused: "not readable" }[one.state] ?? decision(one.answer, model);
+  const text = { waiting: "waiting", asking: "…", refused: "not readable" }[one.state]
+    ?? decision(one.answer, one.model);
   const button = element("button", { type: "button", className: `thumb ${one.state}` });
   if (one.picture) button.append(element("img", { src: one.picture, alt: "", loading: "lazy" }));
   else button.append(element("span", { className: "blank", "aria-hidden": "true" }));

@@ -15,19 +15,27 @@ export function showResults(cases, model, chosen, choose) {
     uncertain && `${uncertain} uncertain`,
     refused && `${refused} not readable`,
   ].filter(Boolean).join(" · ");
-  const asked = model.task === "binary" ? `Probability of ${model.positive}` : "Highest probability";
-  byId("results-probability").textContent = asked;
+  const models = modelsOf(cases, model);
+  const binary = models.every((each) => each.task === "binary");
+  const asked = models.length === 1 && binary ? `Probability of ${models[0].positive}` : "Highest probability";
+  byId("results-probability").textContent = models.length > 1 && binary ? "Probability" : asked;
   byId("download").disabled = done.length + refused === 0;
   byId("results-rows").replaceChildren(...cases.map((one) => {
     const name = element("button", { type: "button", className: "link" }, one.name);
     name.addEventListener("click", () => choose(one));
-    const row = element("tr", {}, element("th", { scope: "row" }, name), ...cells(one, model));
+    const row = element("tr", {}, element("th", { scope: "row" }, name), ...cells(one, models.length > 1));
     if (one === chosen) row.setAttribute("aria-current", "true");
     return row;
   }));
 }
 
-function cells(one, model) {
+// The models that gave the answers: the server may have gone on to another one between two images.
+function modelsOf(cases, model) {
+  const found = [...new Set(cases.map((one) => one.model).filter(Boolean))];
+  return found.length ? found : [model];
+}
+
+function cells(one, several) {
   if (one.state === "refused") {
     return [element("td", { className: "error" }, "not readable"), element("td", {}, "–"),
       element("td", { className: "wide" }, one.error)];
@@ -36,27 +44,29 @@ function cells(one, model) {
     return [element("td", {}, "…"), element("td", {}, "–"), element("td", { className: "wide" }, one.remark)];
   }
   const remark = one.answer.uncertain ? element("span", { className: "tag" }, "uncertain") : "";
-  const answer = element("td", {}, decision(one.answer, model));
+  const answer = element("td", {}, decision(one.answer, one.model));
   if (one.answer.uncertain) answer.append(element("span", { className: "tag narrow" }, "uncertain"));
-  return [answer, element("td", { className: "number" }, leading(one.answer, model)),
+  return [answer, element("td", { className: "number" }, leading(one, several)),
     element("td", { className: "wide" }, remark)];
 }
 
-function leading(answer, model) {
+function leading({ answer, model }, several) {
   const name = model.task === "binary" ? model.positive : ranked(answer)[0][0];
   const share = answer.probabilities[name];
   const text = percent(share, answer.threshold[name] ?? share);
-  return model.task === "multilabel" ? `${text} ${name}` : text;
+  return several || model.task === "multilabel" ? `${text} ${name}` : text;
 }
 
 /** Returns the table as CSV: a row an image, a column a class. */
 export function csv(cases, model) {
-  const limited = Object.keys(model.thresholds ?? {});
-  const head = ["file", "label", "uncertain", ...model.classes.map((name) => `p(${name})`),
+  const models = modelsOf(cases, model);
+  const classes = [...new Set(models.flatMap((each) => each.classes))];
+  const limited = [...new Set(models.flatMap((each) => Object.keys(each.thresholds ?? {})))];
+  const head = ["file", "label", "uncertain", ...classes.map((name) => `p(${name})`),
     ...limited.map((name) => `threshold(${name})`), "latency_ms", "digest", "version", "error"];
   const rows = cases.filter((one) => one.answer || one.error).map((one) => {
     const { answer } = one;
-    return [one.name, answer?.label, answer?.uncertain, ...model.classes.map((name) => answer?.probabilities[name]),
+    return [one.name, answer?.label, answer?.uncertain, ...classes.map((name) => answer?.probabilities[name]),
       ...limited.map((name) => answer?.threshold[name]), answer?.latency_ms, answer?.digest,
       answer?.version, one.error];
   });

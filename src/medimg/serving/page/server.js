@@ -3,6 +3,9 @@
 const PATIENCE_MS = 5 * 60_000; // of a request that is told to come again
 const LONGEST_PAUSE_S = 20;
 
+/** What is said where the server's models do not fit together. */
+export const OTHER_MODEL = "The server went on to another model. Remove the image and add it again.";
+
 /** An answer that will not get better by asking again. */
 export class Refusal extends Error {
   constructor(status, message, code = "") {

@@ -47,10 +47,10 @@ export function doubt(answer, model) {
 }
 
 /** Returns what the page says of an image. */
-export function verdict(one, model) {
+export function verdict(one) {
   if (one.state === "refused") return refused(one);
   if (one.state !== "answered") return waiting(one);
-  const { answer } = one;
+  const { answer, model } = one;
   const found = document.createDocumentFragment();
   const positive = model.task !== "multiclass" && answer.positives.length > 0;
   const label = element("h2", { className: "label" }, decision(answer, model));
