@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,9 @@ _LONGEST = (
     "cloud/test_emulator.py",
     "cloud/test_azure_leftovers.py",
     "unit/test_examples.py",
+    "browser/test_page.py",
+    "unit/test_export.py",
+    "unit/test_explaining.py",
     "cloud/test_sagemaker_endpoints.py",
     "cloud/test_azure_emulator.py",
     "cloud/test_azure_execution.py",
@@ -73,6 +77,14 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MEDIMG_HOME", str(home))
     monkeypatch.setenv("MEDIMG_SALT", "salt of the tests")
     return home
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Has what the test starts end when its terminal does, also where the tests themselves were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")

@@ -161,7 +161,7 @@ def test_what_the_server_refuses_is_refused_with_its_reason(
             backend._invoke("chest", b"hello")
         assert refused.value.code == "not-an-image"
         subscription.mark()
-        with pytest.raises(EndpointError, match=r"10\.5 MB without loss"):
+        with pytest.raises(EndpointError, match=r"10\.5 MB as it is sent"):
             backend._invoke("chest", bytes(11 * 10**6))
         assert subscription.calls(path=r"inference\.ml\.azure\.com") == []
 

@@ -101,6 +101,7 @@ def wait_for_end(server: Served) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.usefixtures("terminal")
 def test_no_server_outlives_its_terminal(trained: ModelFolder, own_home: Path) -> None:
     """Closed, or the command killed. Two servers of one model at the same time have a log each."""
     model = str(trained.path)

@@ -306,6 +306,7 @@ def test_many_wishes_at_once_end_with_the_last(
     assert changeable.process.poll() is None
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_server_of_one_model_ends_with_its_terminal(trained: ModelFolder, tmp_path: Path) -> None:
     """Without a model file the signal says that the terminal was closed, not that there is another model."""
     process, address = start(trained.path, tmp_path / "server")
