@@ -80,7 +80,7 @@ def test_the_installed_package_imports_and_tells_its_version(python: Path, tmp_p
         "import medimg, importlib.metadata as m, importlib.resources as r; "
         "print(medimg.__version__, m.version('medimg'), (r.files('medimg') / 'py.typed').is_file(), "
         "(r.files('medimg') / 'evaluation' / 'page.css').is_file(), "
-        "(r.files('medimg') / 'serving' / 'page' / 'index.html').is_file(), medimg.__file__)"
+        "(r.files('medimg') / 'serving' / 'web' / 'page' / 'index.html').is_file(), medimg.__file__)"
     )
     version, published, typed, style, page, file = run(python, "-c", code, cwd=tmp_path).split(maxsplit=5)
     assert version == published

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medimg.key_file import KeyFile
-from medimg.serving.sessions import Sessions
+from medimg.serving.access.sessions import Sessions
 
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 _START_SECONDS = 60.0

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from medimg.serving.admission import Admission
-from medimg.serving.predicting import Bodies
 from medimg.serving.refused import Refused
 from medimg.serving.requests import MAX_BODY, RequestRefused
+from medimg.serving.web.admission import Admission
+from medimg.serving.web.predicting import Bodies
 
 
 def test_beyond_the_limit_images_are_refused_at_once() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from medimg.serving import connection
-from medimg.serving.server import bound, serve
+from medimg.serving.web import connection
+from medimg.serving.web.server import bound, serve
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
 

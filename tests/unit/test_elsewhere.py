@@ -13,11 +13,11 @@ from PIL import Image
 
 from medimg.data.decode import decode
 from medimg.errors import AccessError, EndpointError, ImageRejected, MedimgError, NotFoundError, UnreachableError
-from medimg.serving import process
-from medimg.serving.description import probe, told_by
 from medimg.serving.elsewhere import Ask, Elsewhere
+from medimg.serving.processes import process
+from medimg.serving.processes.workers import Workers
 from medimg.serving.refused import Refused
-from medimg.serving.workers import Workers
+from medimg.serving.web.description import probe, told_by
 
 BINARY = {"label": "ILL", "probabilities": {"ILL": 0.7, "WELL": 0.3}, "threshold": {"ILL": 0.4}, "digest": "d1"}
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from medimg.artifact import ModelFolder
 from medimg.errors import ImageRejected
-from medimg.serving.explaining import Explaining, Limits
+from medimg.serving.processes.explaining import Explaining, Limits
 from medimg.serving.refused import Refused
 
 

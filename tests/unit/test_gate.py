@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from medimg.key_file import Key, KeyFile
-from medimg.serving.gate import MAX_SIGN_IN, Gate, hosts_of
-from medimg.serving.http_api import HttpApi
-from medimg.serving.keys import Keys
+from medimg.serving.access.gate import MAX_SIGN_IN, Gate, hosts_of
+from medimg.serving.access.keys import Keys
+from medimg.serving.access.sessions import Sessions
+from medimg.serving.clouds.http_api import HttpApi
 from medimg.serving.refused import Refused
-from medimg.serving.sessions import Sessions
 
 HERE = {"host": "127.0.0.1:8000"}
 OWN_PAGE = {**HERE, "sec-fetch-site": "same-origin", "origin": "http://127.0.0.1:8000"}

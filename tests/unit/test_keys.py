@@ -24,7 +24,7 @@ from medimg.config import ServeConfig
 from medimg.errors import AlreadyExistsError, ConfigError, NotFoundError
 from medimg.home import atomic_write
 from medimg.key_file import KeyFile
-from medimg.serving.keys import Keys, key_in
+from medimg.serving.access.keys import Keys, key_in
 from medimg.serving.refused import Refused
 
 HOUR = 3600.0

@@ -25,7 +25,7 @@ from medimg.errors import ConfigError, ImageRejected, ModelFolderError
 from medimg.inference.answers import read_answer
 from medimg.inference.decision import Prediction
 from medimg.inference.request_lines import read
-from medimg.serving.http_api import MAX_IMAGE
+from medimg.serving.clouds.http_api import MAX_IMAGE
 
 HASH = sha256(b"right").hexdigest()
 
@@ -74,8 +74,8 @@ def caller(module: ModuleType) -> Call:
 
 def load(name: str) -> ModuleType:
     """Returns a module, imported anew as a starting function does."""
-    sys.modules.pop(f"medimg.serving.{name}", None)
-    return importlib.import_module(f"medimg.serving.{name}")
+    sys.modules.pop(f"medimg.serving.clouds.{name}", None)
+    return importlib.import_module(f"medimg.serving.clouds.{name}")
 
 
 @pytest.fixture
@@ -444,7 +444,7 @@ def test_an_endpoint_that_cannot_be_reached_is_told(runtime: Runtime, monkeypatc
 )
 def test_a_function_loads_no_more_than_it_needs(runtime: Runtime, root: Path, module: str, heavy: set[str]) -> None:
     """Every cold start waits for its imports."""
-    code = f"import sys, medimg.serving.{module}\nprint('loaded', *sys.modules)"
+    code = f"import sys, medimg.serving.clouds.{module}\nprint('loaded', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.splitlines()[-1].split()) & heavy == set()
 

@@ -10,7 +10,7 @@ import pytest
 from test_lambda_handler import event, image, load, root  # noqa: F401 - fixtures
 
 from medimg.artifact import ModelFolder
-from medimg.serving.pages import POLICY
+from medimg.serving.web.pages import POLICY
 
 
 @pytest.fixture

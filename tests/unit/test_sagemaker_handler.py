@@ -72,8 +72,8 @@ def settings(
 
 def load() -> ModuleType:
     """Returns the module, imported anew as a starting server does."""
-    sys.modules.pop("medimg.serving.sagemaker", None)
-    return importlib.import_module("medimg.serving.sagemaker")
+    sys.modules.pop("medimg.serving.clouds.sagemaker", None)
+    return importlib.import_module("medimg.serving.clouds.sagemaker")
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ import json
 from collections import namedtuple
 
 import falcon
-from medimg.serving.sagemaker import handler
+from medimg.serving.clouds.sagemaker import handler
 
 Context = namedtuple("Context", "request_content_type, content_length")
 

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import uvloop
 
-from medimg.serving import connection, predicting
-from medimg.serving.admission import Admission
+from medimg.serving.access.gate import Gate
 from medimg.serving.answering import Answered
-from medimg.serving.app import build_app
-from medimg.serving.gate import Gate
 from medimg.serving.requests import images_of
-from medimg.serving.server import bound, serve
+from medimg.serving.web import connection, predicting
+from medimg.serving.web.admission import Admission
+from medimg.serving.web.app import build_app
+from medimg.serving.web.server import bound, serve
 
 HOST = b"Host: localhost\r\n"
 PAGE = b"GET /page/page.js HTTP/1.1\r\n" + HOST + b"\r\n"

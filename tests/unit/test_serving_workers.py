@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from medimg.artifact import ModelFolder
-from medimg.serving.choice import Choice
-from medimg.serving.process import WorkerProcess
-from medimg.serving.served import Served
+from medimg.serving.processes.choice import Choice
+from medimg.serving.processes.process import WorkerProcess
+from medimg.serving.processes.served import Served
 
 if not Path("/proc/self/stat").exists():
     pytest.skip("the processes are found in /proc", allow_module_level=True)

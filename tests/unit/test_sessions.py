@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medimg.errors import ConfigError
-from medimg.serving.sessions import Sessions
+from medimg.serving.access.sessions import Sessions
 
 SECRET = bytes(range(32))
 

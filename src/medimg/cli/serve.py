@@ -80,7 +80,7 @@ def serve(
 def _check(host: str, port: int, no_auth: bool) -> None:
     import ipaddress
 
-    from medimg.serving.server import bound
+    from medimg.serving.web.server import bound
 
     try:
         loopback = ipaddress.ip_address(host).is_loopback
@@ -190,12 +190,12 @@ def _serve_elsewhere(
 ) -> int:
     import secrets
 
-    from medimg.serving.description import described, probe, told_by
+    from medimg.serving.access.gate import Gate, hosts_of
+    from medimg.serving.access.keys import Keys
+    from medimg.serving.access.sessions import Sessions
     from medimg.serving.elsewhere import serve_elsewhere
-    from medimg.serving.gate import Gate, hosts_of
-    from medimg.serving.keys import Keys
-    from medimg.serving.server import bound
-    from medimg.serving.sessions import Sessions
+    from medimg.serving.web.description import described, probe, told_by
+    from medimg.serving.web.server import bound
 
     backend_name, separator, name = endpoint.partition(":")
     if not (separator and name):

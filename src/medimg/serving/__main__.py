@@ -23,17 +23,17 @@ from typing import TYPE_CHECKING
 
 from medimg.errors import ConfigError, MedimgError
 from medimg.home import atomic_write, cores, salt
-from medimg.serving.choice import Choice
-from medimg.serving.gate import RATE_LIMIT, Gate, hosts_of
-from medimg.serving.keys import Keys
-from medimg.serving.process import SECONDS, WorkerProcess
-from medimg.serving.sessions import Sessions
+from medimg.serving.access.gate import RATE_LIMIT, Gate, hosts_of
+from medimg.serving.access.keys import Keys
+from medimg.serving.access.sessions import Sessions
+from medimg.serving.processes.choice import Choice
+from medimg.serving.processes.process import SECONDS, WorkerProcess
 
 if TYPE_CHECKING:
     from medimg.artifact import ModelFolder
     from medimg.serving.monitor import Monitor
+    from medimg.serving.processes.served import Served
     from medimg.serving.requests import Fetch
-    from medimg.serving.served import Served
 
 _IMAGES_A_WORKER = 64  # that may wait: some tenths of a second's work
 
@@ -85,7 +85,7 @@ def main() -> int:
         )
         first = choice.launch(given.runtime, given.image_seconds)
         # Only now: the worker loads the model while the web framework is imported.
-        from medimg.serving.server import in_loop
+        from medimg.serving.web.server import in_loop
 
         return in_loop(_serve(given, choice, first, early))
     except KeyboardInterrupt:  # told again when all was finished
@@ -98,11 +98,11 @@ def main() -> int:
 
 
 async def _serve(given: argparse.Namespace, choice: Choice, first: WorkerProcess, early: list[int]) -> int:
-    from medimg.serving.admission import Admission
-    from medimg.serving.app import build_app
-    from medimg.serving.explaining import Explaining
-    from medimg.serving.served import Served
-    from medimg.serving.server import BACKLOG, bound, end_with_terminal, serve
+    from medimg.serving.processes.explaining import Explaining
+    from medimg.serving.processes.served import Served
+    from medimg.serving.web.admission import Admission
+    from medimg.serving.web.app import build_app
+    from medimg.serving.web.server import BACKLOG, bound, end_with_terminal, serve
 
     broken: list[str] = []
     ended = asyncio.Event()

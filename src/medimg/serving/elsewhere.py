@@ -17,14 +17,14 @@ from typing import Any
 
 from medimg.errors import AccessError, EndpointError, ImageRejected, MedimgError, NotFoundError, UnreachableError
 from medimg.home import cores
-from medimg.serving import process
-from medimg.serving.admission import Admission
+from medimg.serving.access.gate import Gate
 from medimg.serving.answering import Answered
-from medimg.serving.app import build_app
-from medimg.serving.gate import Gate
+from medimg.serving.processes import process
+from medimg.serving.processes.workers import Workers, refusal_in
 from medimg.serving.refused import Refused
-from medimg.serving.server import BACKLOG, end_with_terminal, in_loop, serve
-from medimg.serving.workers import Workers, refusal_in
+from medimg.serving.web.admission import Admission
+from medimg.serving.web.app import build_app
+from medimg.serving.web.server import BACKLOG, end_with_terminal, in_loop, serve
 
 __all__ = ["Ask", "Describe", "Elsewhere", "serve_elsewhere"]
 
@@ -32,7 +32,7 @@ Ask = Callable[[bytes], Mapping[str, Any]]
 """From an encoded image to the JSON of its answer; raises what `Endpoint.predict` does."""
 
 Describe = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""From an answer to what GET /model tells of the model that gave it, see `medimg.serving.description`."""
+"""From an answer to what GET /model tells of the model that gave it, see `medimg.serving.web.description`."""
 
 _AT_ONCE = 8  # images on their way to the endpoint
 _MOST_IMAGES = 64  # that wait or are on their way

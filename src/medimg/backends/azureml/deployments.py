@@ -37,7 +37,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).with_name("medimg.whl")))
 
-from medimg.serving.azureml import init, run
+from medimg.serving.clouds.azureml import init, run
 """
 """What the inference server imports: `score.py`, beside medimg's wheel."""
 

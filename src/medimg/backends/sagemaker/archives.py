@@ -29,7 +29,7 @@ __all__ = ["DEFAULT_INSTANCE", "Archives"]
 
 DEFAULT_INSTANCE = "ml.m5.large"
 _PACKAGES = ("numpy", "pillow", "pydantic")
-_INFERENCE = b'"""What the service of the image calls."""\n\nfrom medimg.serving.sagemaker import handler\n'
+_INFERENCE = b'"""What the service of the image calls."""\n\nfrom medimg.serving.clouds.sagemaker import handler\n'
 
 
 class Archives:

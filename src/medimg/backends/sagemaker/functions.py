@@ -99,7 +99,7 @@ class Functions:
                     "MEDIMG_CONFIG": json.dumps(details["config"], separators=(",", ":")),
                 }
                 self.apis.open(
-                    name, address, config, key=key, handler="medimg.serving.aws_lambda.handler",
+                    name, address, config, key=key, handler="medimg.serving.clouds.aws_lambda.handler",
                     runtime=f"python{self._python}", memory_mb=config.memory_mb or MEMORY_MB, environment=environment,
                 )  # fmt: skip
                 # The name is ours now; an older endpoint's schedules would end this one.
@@ -122,7 +122,7 @@ class Functions:
         key = self._upload_relay()
         with self._closed_on_error(name, token) as address:
             self.apis.open(
-                name, address, config, key=key, handler="medimg.serving.aws_relay.handler",
+                name, address, config, key=key, handler="medimg.serving.clouds.aws_relay.handler",
                 runtime=f"python{self._python}", memory_mb=_RELAY_MEMORY_MB,
                 environment={**self._environment(token, address), "MEDIMG_ENDPOINT": name},
             )  # fmt: skip

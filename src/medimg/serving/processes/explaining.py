@@ -20,7 +20,7 @@ from medimg.artifact import ModelFolder
 from medimg.config import Framework
 from medimg.errors import ConfigError, ImageRejected
 from medimg.framework import chosen, installed
-from medimg.serving.explainer import LENGTH, framed
+from medimg.serving.processes.explainer import LENGTH, framed
 from medimg.serving.refused import Refused
 
 __all__ = ["Explaining", "Limits"]
@@ -90,7 +90,7 @@ class Explaining:
         return self._process.pid if self._process is not None else None
 
     async def explain(self, image: bytes, target: str | None = None) -> Mapping[str, Any]:
-        """Returns what spoke for a class in one image: see `medimg.serving.explainer.to_json`.
+        """Returns what spoke for a class in one image: see `medimg.serving.processes.explainer.to_json`.
 
         Args:
             image: Encoded.
@@ -152,7 +152,7 @@ class Explaining:
         return found
 
     def _command(self) -> list[str]:
-        command = [sys.executable, "-m", "medimg.serving.explainer"]
+        command = [sys.executable, "-m", "medimg.serving.processes.explainer"]
         return [*command, "--model", str(self._model.path), "--digest", self._model.digest]
 
     async def _start(self) -> Process:

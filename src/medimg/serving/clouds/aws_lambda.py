@@ -1,4 +1,4 @@
-"""Lambda: the function that AWS calls as `medimg.serving.aws_lambda.handler`, with the model in its zip.
+"""Lambda: the function that AWS calls as `medimg.serving.clouds.aws_lambda.handler`, with the model in its zip.
 
 Importing this module loads the model and checks its golden inputs, so that a function that does not answer as the
 trained model did never answers at all.
@@ -15,10 +15,10 @@ from medimg.artifact import ModelFolder
 from medimg.errors import MedimgError
 from medimg.inference.predictor import Predictor
 from medimg.inference.runtimes import LiteRTRuntime
-from medimg.serving.description import described
-from medimg.serving.environment import setting
-from medimg.serving.handling import Handler
-from medimg.serving.http_api import HttpApi
+from medimg.serving.clouds.environment import setting
+from medimg.serving.clouds.handling import Handler
+from medimg.serving.clouds.http_api import HttpApi
+from medimg.serving.web.description import described
 
 __all__ = ["handler"]
 
@@ -27,7 +27,7 @@ _MOST_CORES = 6
 
 
 def handler(event: Mapping[str, Any], _: object) -> dict[str, Any]:
-    """Returns the response to one event: see `medimg.serving.http_api`."""
+    """Returns the response to one event: see `medimg.serving.clouds.http_api`."""
     return _api(event)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from medimg.serving.admission import Admission
 from medimg.serving.answering import Answering
-from medimg.serving.served import Served
+from medimg.serving.processes.served import Served
+from medimg.serving.web.admission import Admission
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 

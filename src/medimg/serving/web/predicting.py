@@ -16,13 +16,13 @@ from typing import Any
 
 from medimg.errors import ImageRejected
 from medimg.inference.answers import refusal
-from medimg.serving.admission import Admission
+from medimg.serving.access.gate import Gate
 from medimg.serving.answering import Answering
-from medimg.serving.gate import Gate
-from medimg.serving.metrics import Metrics
 from medimg.serving.monitor import Monitor
 from medimg.serving.refused import Refused
 from medimg.serving.requests import MAX_BODY, Fetch, Images, RequestRefused, images_of, too_large
+from medimg.serving.web.admission import Admission
+from medimg.serving.web.metrics import Metrics
 
 __all__ = ["Bodies", "Gone", "Predicting", "Receive", "Scope", "Send", "headers_of", "respond"]
 

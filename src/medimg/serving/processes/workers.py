@@ -2,7 +2,7 @@
 
 A worker that takes too long for an image, or dies, costs that one request; it is replaced at once, and ever more slowly
 where one after the other dies. Requests that come while all are busy wait in one line: how many may is for
-`medimg.serving.admission` to say.
+`medimg.serving.web.admission` to say.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from medimg.errors import ImageRejected, MedimgError
-from medimg.serving import process
-from medimg.serving.process import HEAD, WorkerProcess
+from medimg.serving.processes import process
+from medimg.serving.processes.process import HEAD, WorkerProcess
 from medimg.serving.refused import Refused
 
 __all__ = ["Workers", "refusal_in"]
@@ -204,7 +204,7 @@ class Workers:
         return self._failed_starts >= _FAILED_STARTS and not self.alive
 
     async def ask(self, kind: int, image: bytes) -> tuple[int, bytes]:
-        """Returns kind and body of the reply to one image, see `medimg.serving.process`.
+        """Returns kind and body of the reply to one image, see `medimg.serving.processes.process`.
 
         Raises:
             ImageRejected: It took too long.

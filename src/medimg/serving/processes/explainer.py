@@ -1,7 +1,7 @@
-"""`python -m medimg.serving.explainer --model FOLDER`: explains a server's answers; only here is Keras loaded.
+"""`python -m medimg.serving.processes.explainer --model FOLDER` explains a server's answers; only here is Keras loaded.
 
-A server starts it at the first wish and talks to it through `medimg.serving.explaining`. It reads requests from its
-standard input, one at a time, and ends when that does, so it never outlives its server.
+A server starts it at the first wish and talks to it through `explaining`. It reads requests from its standard
+input, one at a time, and ends when that does, so it never outlives its server.
 
 A message is a length, four bytes with the most significant first, and so many bytes of JSON. What a request's JSON says
 under "bytes" follows it: the encoded image. The first answer says whether the model could be loaded.
@@ -96,7 +96,7 @@ def _serve(explain: Explain, requests: BinaryIO, answers: BinaryIO) -> None:
 
 def main() -> int:
     """Loads the model, then answers until the standard input ends; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m medimg.serving.explainer")
+    parser = argparse.ArgumentParser(prog="python -m medimg.serving.processes.explainer")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--digest")
     given = parser.parse_args()

@@ -1,7 +1,7 @@
 """A Lambda function in front of a SageMaker endpoint: an HTTP address with an API key where SageMaker asks signatures.
 
-AWS calls `medimg.serving.aws_relay.handler`. The function brings neither NumPy nor Pillow nor pydantic; boto3 is part
-of Lambda's own Python.
+AWS calls `medimg.serving.clouds.aws_relay.handler`. The function brings neither NumPy nor Pillow nor pydantic; boto3 is
+part of Lambda's own Python.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 from medimg.errors import EndpointError
 from medimg.inference.answers import read_answer
-from medimg.serving.description import probe, told_by
-from medimg.serving.environment import setting
-from medimg.serving.http_api import HttpApi
+from medimg.serving.clouds.environment import setting
+from medimg.serving.clouds.http_api import HttpApi
 from medimg.serving.refused import Refused
 from medimg.serving.requests import RequestRefused
+from medimg.serving.web.description import probe, told_by
 
 __all__ = ["handler"]
 
@@ -30,7 +30,7 @@ _STATUS = {"ModelNotReadyException": 503, "ServiceUnavailable": 503, "Throttling
 
 
 def handler(event: Mapping[str, Any], _: object) -> dict[str, Any]:
-    """Returns the response to one event: see `medimg.serving.http_api`."""
+    """Returns the response to one event: see `medimg.serving.clouds.http_api`."""
     return _api(event)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from medimg.serving.connection import KEEP_ALIVE_SECONDS, Connection, close_the_slow
+from medimg.serving.web.connection import KEEP_ALIVE_SECONDS, Connection, close_the_slow
 
 __all__ = ["BACKLOG", "bound", "end_with_terminal", "in_loop", "serve"]
 
@@ -55,7 +55,7 @@ async def serve(app: Callable[..., Any], listening: socket.socket, *, ended: asy
     """Serves an app until SIGTERM, Ctrl-C, or the event; what has begun is finished first.
 
     Args:
-        app: See `medimg.serving.app`.
+        app: See `medimg.serving.web.app`.
         listening: The bound socket.
         ended: Ends the server where it is set.
     """

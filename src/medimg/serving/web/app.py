@@ -12,20 +12,20 @@ from starlette.requests import ClientDisconnect
 
 from medimg.errors import ImageRejected
 from medimg.inference.answers import refusal
-from medimg.serving import reference
-from medimg.serving.admission import Admission
+from medimg.serving.access.gate import MAX_SIGN_IN, Gate
 from medimg.serving.answering import Answering
-from medimg.serving.gate import MAX_SIGN_IN, Gate
-from medimg.serving.metrics import CONTENT_TYPE, Metrics
 from medimg.serving.monitor import Monitor
-from medimg.serving.pages import page_file
-from medimg.serving.predicting import Bodies, Gone, Predicting, Receive, Scope, Send, headers_of, respond
 from medimg.serving.refused import Refused
 from medimg.serving.requests import MAX_BODY, MAX_IMAGES, Fetch, RequestRefused
-from medimg.serving.secure_headers import SecureHeaders
+from medimg.serving.web import reference
+from medimg.serving.web.admission import Admission
+from medimg.serving.web.metrics import CONTENT_TYPE, Metrics
+from medimg.serving.web.pages import page_file
+from medimg.serving.web.predicting import Bodies, Gone, Predicting, Receive, Scope, Send, headers_of, respond
+from medimg.serving.web.secure_headers import SecureHeaders
 
 if TYPE_CHECKING:
-    from medimg.serving.explaining import Explaining
+    from medimg.serving.processes.explaining import Explaining
 
 __all__ = ["PREDICT_PATHS", "build_app"]
 

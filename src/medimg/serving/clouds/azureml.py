@@ -1,8 +1,8 @@
 """AzureML: what Microsoft's inference server imports and calls.
 
-That server imports `score.py`, which is `from medimg.serving.azureml import init, run` and where to find it. In each of
-its processes it calls `init` once, which loads the model and checks its golden inputs: where LiteRT does not answer
-there as the trained model did, the server ends, and the deployment fails.
+That server imports `score.py`, which is `from medimg.serving.clouds.azureml import init, run` and where to find it. In
+each of its processes it calls `init` once, which loads the model and checks its golden inputs: where LiteRT does not
+answer there as the trained model did, the server ends, and the deployment fails.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from medimg.errors import ImageRejected, MedimgError, ModelFolderError
 from medimg.inference.answers import refusal
 from medimg.inference.predictor import Predictor
 from medimg.inference.runtimes import LiteRTRuntime
-from medimg.serving.environment import setting
-from medimg.serving.handling import Handler
+from medimg.serving.clouds.environment import setting
+from medimg.serving.clouds.handling import Handler
 from medimg.serving.requests import MAX_BODY, RequestRefused, too_large
 
 __all__ = ["init", "run"]

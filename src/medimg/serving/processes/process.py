@@ -75,7 +75,7 @@ def launch(
     with theirs:
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-        command = [sys.executable, "-m", "medimg.serving.worker", "--channel", str(theirs.fileno())]
+        command = [sys.executable, "-m", "medimg.serving.processes.worker", "--channel", str(theirs.fileno())]
         command += ["--version", version, "--runtime", runtime, "--seconds", str(seconds)]
         if model is not None:
             command += ["--model", str(model)]

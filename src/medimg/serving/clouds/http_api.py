@@ -20,14 +20,14 @@ from typing import Any
 
 from medimg.errors import ConfigError, ImageRejected
 from medimg.inference.answers import refusal
+from medimg.serving.access.gate import Gate
+from medimg.serving.access.keys import Keys
+from medimg.serving.access.sessions import Sessions
 from medimg.serving.answering import answer_each
-from medimg.serving.gate import Gate
-from medimg.serving.keys import Keys
-from medimg.serving.pages import PageFile, page_file
 from medimg.serving.refused import Refused
 from medimg.serving.requests import MAX_IMAGES, Fetch, Images, RequestRefused, images_of
-from medimg.serving.secure_headers import SECURE_HEADERS
-from medimg.serving.sessions import Sessions
+from medimg.serving.web.pages import PageFile, page_file
+from medimg.serving.web.secure_headers import SECURE_HEADERS
 
 __all__ = ["MAX_IMAGE", "HttpApi"]
 
@@ -46,7 +46,7 @@ class HttpApi:
     Attributes:
         predict: From an image's bytes to the answer's JSON; raises `ImageRejected` or `Refused`.
         digest: Of the model; None: the function has none and passes images on.
-        describe: Returns what is told of the model, see `medimg.serving.description`.
+        describe: Returns what is told of the model, see `medimg.serving.web.description`.
         gate: Lets requests in.
         fetch: Gets images by their URLs; None: none.
     """

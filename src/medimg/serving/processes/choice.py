@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medimg.errors import ConfigError
-from medimg.serving.process import SECONDS, WorkerProcess, launch
+from medimg.serving.processes.process import SECONDS, WorkerProcess, launch
 
 __all__ = ["Choice"]
 
@@ -40,7 +40,7 @@ class Choice:
             raise ConfigError(f'{file} does not hold {{"model": path, "digest": …}}: {error}') from None
 
     def launch(self, runtime: str = "", seconds: float = SECONDS) -> WorkerProcess:
-        """Starts a worker of this model; its arguments are those of `medimg.serving.process.launch`."""
+        """Starts a worker of this model; its arguments are those of `medimg.serving.processes.process.launch`."""
         return launch(self.path, self.digest, version=self.version, runtime=runtime, seconds=seconds)
 
     def computes_on_one_core(self, runtime: str) -> bool:

@@ -1,9 +1,9 @@
 """SageMaker: what AWS's TensorFlow Serving image imports and calls.
 
 That image runs TensorFlow Serving with the model's SavedModel, and before it a Python server that imports
-`code/inference.py`; ours is one line, `from medimg.serving.sagemaker import handler`. Importing this module loads the
-model and checks its golden inputs: where TensorFlow Serving does not answer as the trained model did, the import
-fails, and with it the server.
+`code/inference.py`; ours is one line, `from medimg.serving.clouds.sagemaker import handler`. Importing this module
+loads the model and checks its golden inputs: where TensorFlow Serving does not answer as the trained model did, the
+import fails, and with it the server.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from medimg.errors import ImageRejected, MedimgError
 from medimg.inference.answers import refusal
 from medimg.inference.predictor import Predictor
 from medimg.inference.tf_serving import TFServingRuntime
-from medimg.serving.environment import setting
-from medimg.serving.handling import Handler
+from medimg.serving.clouds.environment import setting
+from medimg.serving.clouds.handling import Handler
 from medimg.serving.requests import MAX_BODY, RequestRefused, too_large
 
 __all__ = ["handler"]

@@ -1,4 +1,4 @@
-"""`python -m medimg.serving.worker`: decodes and predicts one image after the other for a server.
+"""`python -m medimg.serving.processes.worker`: decodes and predicts one image after the other for a server.
 
 It proves its model, says hello, and then answers what comes over its channel until that is closed, which it is when
 the server ends, however it ends. An image that takes too long, or too much memory, costs this process and nothing else.
@@ -27,8 +27,8 @@ from medimg.errors import ImageRejected, MedimgError
 from medimg.inference.answers import refusal
 from medimg.inference.predictor import Predictor
 from medimg.inference.runtimes import Runtime, RuntimeName, open_runtime
-from medimg.serving import process
-from medimg.serving.handling import Handler
+from medimg.serving.clouds.handling import Handler
+from medimg.serving.processes import process
 from medimg.serving.requests import MAX_BODY
 
 __all__ = ["main"]
@@ -40,7 +40,7 @@ _PICTURE_SIDE = 1024  # pixels
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m medimg.serving.worker")
+    parser = argparse.ArgumentParser(prog="python -m medimg.serving.processes.worker")
     parser.add_argument("--channel", type=int, required=True, help="the socket's descriptor")
     parser.add_argument("--model", type=Path, help="without one images are decoded only")
     parser.add_argument("--digest")

@@ -12,12 +12,12 @@ from typing import Any
 from medimg.artifact import ModelFolder
 from medimg.errors import ConfigError, MedimgError
 from medimg.home import atomic_write
-from medimg.serving import process
 from medimg.serving.answering import Answered
-from medimg.serving.choice import Choice
-from medimg.serving.description import described
-from medimg.serving.process import WorkerProcess
-from medimg.serving.workers import Workers, refusal_in
+from medimg.serving.processes import process
+from medimg.serving.processes.choice import Choice
+from medimg.serving.processes.process import WorkerProcess
+from medimg.serving.processes.workers import Workers, refusal_in
+from medimg.serving.web.description import described
 
 __all__ = ["Served"]
 

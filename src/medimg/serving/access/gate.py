@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
 from medimg.key_file import Key
-from medimg.serving.keys import NO_KEY, Keys, key_in
+from medimg.serving.access.keys import NO_KEY, Keys, key_in
+from medimg.serving.access.sessions import Sessions
 from medimg.serving.refused import Refused
-from medimg.serving.sessions import Sessions
 
 __all__ = ["MAX_SIGN_IN", "OPEN_PATHS", "RATE_LIMIT", "Bucket", "Gate", "hosts_of"]
 

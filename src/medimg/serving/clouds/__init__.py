@@ -1,0 +1,1 @@
+"""What SageMaker, AzureML and Lambda import and call: a few lines each around the same predictor."""

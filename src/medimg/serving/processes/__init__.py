@@ -1,0 +1,1 @@
+"""The processes that decode, predict and explain, and the server's side of them."""
