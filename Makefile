@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt --build-constraint constraints.txt
 
-.PHONY: help demo test check docs
+.PHONY: help demo test check docs bench
 
 help:
 	@echo "make demo    train, evaluate, register, serve and ask a small network on synthetic pictures"
 	@echo "make test    run the tests"
 	@echo "make check   lint, format, types, layers"
 	@echo "make docs    check the links and the reference"
+	@echo "make bench   measure speed beside other tools"
 
 demo: $(VENV)/.core
 	$(BIN)/medimg demo --folder build/demo
@@ -32,6 +33,10 @@ docs: $(VENV)/.core
 	$(BIN)/python docs/check.py
 	$(BIN)/python docs/reference.py --check
 	$(BIN)/python docs/catalogue.py --check
+
+# DATA: a folder of real images; PEERS: of the environments of other servers. What needs them is else left out, by name.
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/bench.py $(DATA) $(if $(PEERS),--peers $(PEERS))
 
 $(VENV)/.python:
 	@($(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))') 2>/dev/null || { \

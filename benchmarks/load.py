@@ -20,7 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parent / "studies")]
 
 from processes import processes_of, pss_mb
 from real_data import PRETRAINED, chest

@@ -1,13 +1,15 @@
 """medimg's server side by side with others, on this machine: the same network, the same image, clients of their own.
 
-    python benchmarks/serving.py --peers FOLDER [--make] [--rounds 3] [--seconds 5] [--only medimg,litserve,…]
+    python benchmarks/serving.py [--peers FOLDER] [--make] [--rounds 3] [--seconds 5] [--only medimg,litserve,…]
 
-`--make` makes FOLDER's environments from `benchmarks/peers/*.txt` (once, minutes). MLflow and FastAPI run in this one.
+`--make` makes FOLDER's environments from `benchmarks/peers/*.txt` (once, minutes). MLflow and FastAPI run in this one,
+and alone where there is no FOLDER.
 The network is MobileNetV2 (alpha 1.0, random weights) at 224 pixels; the image a generated radiograph of 1300×970
 pixels, a JPEG of about 200 kB. All servers stay up and are asked in turns, at 1, 8 and 64 clients; the table has the
 medians of the rounds, each in another random order. All have a process a core where they can have several; all decode
 the JPEG at a half, as medimg does, and get it as the raw body, but MLflow, whose scoring takes JSON with base64. medimg
-asks for a key, the owner's, which no rate is set for; the others ask for none. Each is asked once before, alone: its
+runs as it is deployed: it asks for a key, the owner's, which no rate is set for, logs every request, and compares the
+images with those of validation; the others do none of that. Each is asked once before, alone: its
 output must be the network's within 1e-3 for the pixels that it makes of the image. The floor is decoding and inference
 alone in a process a core, in the same turns, without clients on the same cores. Seconds of a start are until the first
 answer, the median of as many of each server; memory is the proportional set size of all processes of a server after the
@@ -36,11 +38,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from measured import Measured, Row, Table
 from processes import processes_of, pss_mb
 from random_network import trained
 
 PEERS = Path(__file__).with_name("peers")
 CLIENTS = (1, 8, 64)
+MOST = max(CLIENTS)
+FLOOR_SHARE = 0.65
+SLOW_GOAL = 8.0  # against servers that answer with Keras
 ENVIRONMENTS = ("azureml", "litserve", "bentoml")
 TOLERANCE = 1e-3
 START_SECONDS = 240.0
@@ -83,6 +89,10 @@ class Server:
     processes: int = 0
     found: dict[int, list[tuple[float, float, float]]] = field(default_factory=lambda: {n: [] for n in CLIENTS})
     errors: dict[str, int] = field(default_factory=dict)
+
+    def figure(self, clients: int, which: int) -> Measured:
+        """Returns the answers a second (0), p50 (1) or p99 (2) of each round at a number of clients."""
+        return Measured(tuple(row[which] for row in self.found[clients]))
 
     @contextlib.contextmanager
     def running(self, image: bytes, environment: Mapping[str, str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
@@ -128,20 +138,21 @@ class Server:
             connection.close()
 
 
-def servers(model: Path, peers: Path, folder: Path) -> list[Server]:
+def servers(model: Path, peers: Path | None, folder: Path) -> list[Server]:
     """Returns the servers, of which those whose environment is not in the folder of peers are left out."""
     from medimg.artifact import ModelFolder
     from medimg.key_file import KeyFile
 
     record = ModelFolder.load(model).record
     answer_class = record.positive or record.classes[0]
+    (folder / "log").mkdir()
     key, _ = KeyFile(folder / "keys.json").add("benchmark", limited=False)
     python = sys.executable
     found = [
         Server(
             "medimg",
             [python, "-m", "medimg.serving", "--model", str(model), "--port", "PORT", "--keys",
-             str(folder / "keys.json")],
+             str(folder / "keys.json"), "--log-folder", str(folder / "log")],
             "/predict",
             output=lambda answer: answer["probabilities"][answer_class],
             headers={"Authorization": f"Bearer {key}"},
@@ -164,6 +175,8 @@ def servers(model: Path, peers: Path, folder: Path) -> list[Server]:
         "bentoml": ["bentoml", "serve", "bentoml_service:Classifier", "--host", "127.0.0.1", "--port", "PORT"],
     }  # fmt: skip
     for name, (program, *options) in commands.items():
+        if peers is None:
+            continue
         program = str(peers / name / "bin" / program)
         if not Path(program).exists():
             print(f"{name}: {program} is missing; make it with --make", file=sys.stderr)
@@ -244,7 +257,7 @@ def measure(server: Server, image: bytes, clients: int, seconds: float) -> None:
 
     body, kind = server.body(image)
     headers = {"Content-Type": kind, **server.headers}
-    seconds *= server.patience if clients == max(CLIENTS) else 1
+    seconds *= server.patience if clients == MOST else 1
     url = f"http://127.0.0.1:{server.port}{server.path}"
     step = run_load_test(lambda _: (url, headers), [body], name=server.name, clients=[clients], seconds=seconds).steps[
         0
@@ -256,48 +269,52 @@ def measure(server: Server, image: bytes, clients: int, seconds: float) -> None:
         server.errors["wrong answer"] = server.errors.get("wrong answer", 0) + step.wrong
 
 
-def show(all_servers: list[Server], floors: list[float]) -> None:
-    """Prints the table, as Markdown, what it was measured with, and medimg compared with the others and the floor."""
-    head = (
-        "server",
-        *(f"{what} at 1 / 8 / 64" for what in ("answers/s", "p50 ms", "p99 ms")),
-        "start",
-        "memory",
-        "errors",
+def table(all_servers: list[Server], floors: list[float], size: int) -> Table:
+    """Returns medimg beside the others and the floor."""
+    mine, *others = sorted(all_servers, key=lambda server: server.name != "medimg")
+    floor = Measured(tuple(floors))
+    rows = [
+        Row(f"answers/s, {amount(n)}", mine.figure(n, 0), "decoding and inference alone", floor, unit="answers/s",
+            goal=None if n == 1 else FLOOR_SHARE, more=True)
+        for n in CLIENTS
+    ]  # fmt: skip
+    for other in others:
+        slow = other.patience > 1
+        rows += [
+            Row(f"answers/s, {amount(n)}", mine.figure(n, 0), other.name, other.figure(n, 0), unit="answers/s",
+                goal=(SLOW_GOAL if slow else 1.0) if n == MOST else None, more=True)
+            for n in CLIENTS
+        ]  # fmt: skip
+        rows.append(
+            Row(f"p99, {amount(MOST)}", mine.figure(MOST, 2), other.name, other.figure(MOST, 2), unit="ms",
+                goal=None if slow else 1.0)
+        )  # fmt: skip
+    notes = [
+        f"{server.name}: p50 {server.figure(1, 1).median:,.1f} ms at 1 client, first answer after "
+        f"{server.start_seconds:.2f} s, {server.memory_mb:,.0f} MB in {server.processes} processes, errors: "
+        f"{', '.join(f'{kind} {count}' for kind, count in server.errors.items()) or 'none'}"
+        for server in (mine, *others)
+    ]
+    notes.append("medimg with the owner's key, the request log and the watch for drift, the others without")
+    if missing := [name for name in ENVIRONMENTS if name not in {server.name for server in others}]:
+        notes.append(f"left out: {', '.join(missing)}, which need --peers FOLDER and, once, --make")
+    compared = (
+        f"Servers of one MobileNetV2 (224 pixels, float32) asked in turns with a JPEG of {size:,} bytes, by clients on "
+        f"the same {CORES} cores; each has a process a core where it can, and decodes the JPEG at a half. Raw bodies, "
+        "but base64 in JSON for MLflow."
     )
-    print(f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    medians = {
-        server.name: {n: [statistics.median(row[k] for row in server.found[n]) for k in range(3)] for n in CLIENTS}
-        for server in all_servers
-    }
-    for server in all_servers:
-        cells = [" / ".join(f"{medians[server.name][n][k]:,.{int(k > 0)}f}" for n in CLIENTS) for k in range(3)]
-        told = ", ".join(f"{kind} {count}" for kind, count in server.errors.items()) or "none"
-        size = f"{server.memory_mb:,.0f} MB in {server.processes}"
-        print(f"| {server.name} | {' | '.join(cells)} | {server.start_seconds:.2f} s | {size} | {told} |")
-    least = statistics.median(floors)
-    print(
-        f"\n{CORES} processes where a server can have several; JPEG decoded at a half by all; raw bodies, but base64 "
-        "in JSON for MLflow; medimg with the owner's key, which no rate is set for, the others without keys\n"
-        f"floor, decoding and inference alone in {CORES} processes: {least:,.0f} images/s "
-        f"(rounds: {', '.join(f'{rate:,.0f}' for rate in floors)})"
-    )
-    mine = medians.get("medimg")
-    if mine is None:
-        return
-    for n in CLIENTS:
-        print(f"medimg at {n} clients: {100 * mine[n][0] / least:.0f}% of the floor")
-    for name, other in medians.items():
-        if name != "medimg":
-            faster = " / ".join(f"{mine[n][0] / other[n][0]:.1f}" if other[n][0] else "–" for n in CLIENTS)
-            sooner = " / ".join(f"{mine[n][2] / other[n][2]:.2f}" if other[n][2] else "–" for n in CLIENTS)
-            print(f"medimg against {name}: answers/s ×{faster}, p99 ×{sooner}")
+    return Table("Serving", compared, tuple(rows), tuple(notes), ("mlflow", "fastapi", "uvicorn"))
+
+
+def amount(clients: int) -> str:
+    """Returns how many clients, in words."""
+    return "1 client" if clients == 1 else f"{clients} clients"
 
 
 def main() -> None:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--peers", type=Path, required=True)
+    parser.add_argument("--peers", type=Path)
     parser.add_argument("--make", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0)
@@ -306,15 +323,16 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=3, help="of each server, for the median")
     given = parser.parse_args()
     if given.make:
-        make(given.peers)
+        make(given.peers or parser.error("--make needs --peers FOLDER"))
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         os.environ["MEDIMG_HOME"] = str(folder / "home")
-        run(given, folder, stack)
+        found = run(given, folder, stack)
+    raise SystemExit(found.print())
 
 
-def run(given: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) -> None:
-    """Starts the servers and measures them in turns."""
+def run(given: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) -> Table:
+    """Starts the servers, measures them in turns, and returns what they gave."""
     from medimg.backends.load.pictures import radiograph
 
     model = given.model or trained(folder)
@@ -328,9 +346,8 @@ def run(given: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) ->
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
     }  # fmt: skip
-    chosen = [
-        s for s in servers(model, given.peers, folder) if s.name in (given.only.split(",") if given.only else [s.name])
-    ]
+    wanted = {"medimg", *given.only.split(",")} if given.only else None
+    chosen = [each for each in servers(model, given.peers, folder) if wanted is None or each.name in wanted]
     probability, output = true_outputs(model, image)
     leaders: dict[str, int] = {}
     for server in chosen:
@@ -357,7 +374,7 @@ def run(given: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) ->
     for server in chosen:
         pids = processes_of(leaders[server.name])
         server.memory_mb, server.processes = sum(map(pss_mb, pids)), len(pids)
-    show(chosen, floors)
+    return table(chosen, floors, len(image))
 
 
 if __name__ == "__main__":

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import get_args
 
 from medimg.config import Framework
 from medimg.errors import ConfigError
 
-__all__ = ["chosen", "found_here", "installed", "use"]
+__all__ = ["chosen", "found_here", "installed", "load", "use"]
+
+# Keras and TensorFlow import them for what they offer beside: wrappers, a gallery, a conversion, tables as data.
+_BESIDE = ("IPython", "jax", "matplotlib", "pandas", "sklearn")
 
 
 def chosen() -> Framework:
@@ -72,6 +77,21 @@ def use(framework: Framework) -> None:
     os.environ["KERAS_BACKEND"] = framework
     if framework != "tensorflow":
         sys.meta_path.insert(0, _WithoutTensorFlow())
+
+
+def load() -> None:
+    """Imports Keras without what it only offers something for, which takes as long again.
+
+    Whoever needs one of those packages imports it afterwards.
+    """
+    apart = [name for name in _BESIDE if name not in sys.modules and name != os.environ.get("KERAS_BACKEND")]
+    modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]  # None: it cannot be imported
+    modules.update(dict.fromkeys(apart))
+    try:
+        importlib.import_module("keras")
+    finally:
+        for name in apart:
+            del modules[name]
 
 
 class _WithoutTensorFlow(MetaPathFinder):

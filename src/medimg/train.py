@@ -8,18 +8,21 @@ from medimg import framework
 from medimg.config import JobSpec
 from medimg.job import Paths, Stop, importing, run_job
 from medimg.progress import Report
+from medimg.training.tracking import Tracker
 
 
 def work(spec: JobSpec, paths: Paths, stop: Stop, report: Report) -> str:
     """Trains, exports and evaluates; the result is the sealed model folder `out/model`."""
     framework.use(spec.framework)
-    # What trains takes seconds to import, and the bar moves meanwhile.
-    with importing():
-        from medimg.data.transport import expanded
-        from medimg.training.run import train
+    with Tracker(spec.id, report) as tracker:
+        # What trains takes seconds to import, and the bar moves meanwhile.
+        with importing():
+            framework.load()
+            from medimg.data.transport import expanded
+            from medimg.training.run import train
 
-    with expanded(paths.data, spec.samples, stop.watched(report)) as data:
-        train(spec, replace(paths, data=data), stop, report)
+        with expanded(paths.data, spec.samples, stop.watched(report)) as data:
+            train(spec, replace(paths, data=data), stop, report, tracker)
     return "the model is ready"
 
 

@@ -12,7 +12,7 @@ from attacked import Target, served
 
 from medimg.artifact import ModelFolder
 
-QUICK_SECONDS = 0.5  # the others are in benchmarks/attacks.py
+QUICK_SECONDS = 0.5  # the others are in benchmarks/studies/attacks.py
 FRONT_MB = 250  # it holds a body of 64 MB, and once more while its pieces are put together
 
 

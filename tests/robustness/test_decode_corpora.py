@@ -1,7 +1,7 @@
 """Files that break readers, and files that we break: each gives pixels or one coded rejection, and soon.
 
-Decoding happens in a child process, so that a crash of a decoder's library is seen. `benchmarks/robustness.py` does the
-same for 10,000 files a format.
+Decoding happens in a child process, so that a crash of a decoder's library is seen. `benchmarks/studies/robustness.py`
+does the same for 10,000 files a format.
 """
 
 from __future__ import annotations

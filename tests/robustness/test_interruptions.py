@@ -28,7 +28,7 @@ from medimg.progress import parse
 from medimg.training.checkpoints import Checkpoint, Checkpoints
 
 FIT = {"fitting", "fine-tuning"}
-KILLS = int(os.environ.get("MEDIMG_KILLS", "3"))
+KILLS = int(os.environ.get("MEDIMG_KILLS", "2"))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from medimg.backends.submission import prepare_training
 from medimg.config import Resources, TrainConfig
-from medimg.data.audit.duplicates import SIMILAR, signatures
 from medimg.data.audit.report import AuditReport
+from medimg.data.audit.similarity import SIMILAR, signatures
 from medimg.data.dataset import Dataset
 from medimg.data.preparation import ready_for_training
 from medimg.errors import AuditError, ConfigError, DatasetError

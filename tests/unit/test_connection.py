@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -19,11 +20,15 @@ REQUEST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Answers when the body is whole."""
+    """Answers when the body is whole; at /full before it is read."""
     if scope["type"] == "lifespan":
         while (message := await receive())["type"] != "lifespan.shutdown":
             await send({"type": f"{message['type']}.complete"})
         await send({"type": "lifespan.shutdown.complete"})
+        return
+    if scope["path"] == "/full":
+        await send({"type": "http.response.start", "status": 503, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
         return
     while (message := await receive())["type"] != "http.disconnect":
         if not message.get("more_body"):
@@ -81,3 +86,13 @@ def test_who_sends_slowly_but_in_time_is_answered(port: int) -> None:
     """In pieces with pauses that are allowed."""
     answer = said(port, REQUEST.replace(b"Host", b"Connection: close\r\nHost"), b"12345", b"67890", pause=0.1)
     assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"ok")
+
+
+def test_the_body_of_a_refused_request_is_let_go(port: int) -> None:
+    """While the connection waits for the next request: ten thousand of them would hold a gigabyte."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as asking:
+        asking.sendall(b"POST /full HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000\r\n\r\n" + bytes(50_000))
+        assert asking.recv(1000).startswith(b"HTTP/1.1 503 ")
+        held = [one._latest for one in gc.get_objects() if isinstance(one, connection.Connection)]
+        assert any(one is not None and one.scope["path"] == "/full" for one in held)
+        assert not any(one._pieces for one in held if one is not None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -266,14 +267,17 @@ def test_the_group_may_be_another_element_or_a_function(films: Path) -> None:
 
 def test_a_file_that_cannot_be_opened_is_counted_and_listed(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be an image; the reader does not pass over it."""
-    opened = Path.open
 
-    def open_most(path: Path, *mode: Any, **options: Any) -> Any:
-        if path.name == "IM2":
-            raise PermissionError(13, "Permission denied", str(path))
-        return opened(path, *mode, **options)
+    def all_but_one(opened: Callable[..., Any]) -> Callable[..., Any]:
+        def open_most(path: Any, *mode: Any, **options: Any) -> Any:
+            if Path(path).name == "IM2":
+                raise PermissionError(13, "Permission denied", str(path))
+            return opened(path, *mode, **options)
 
-    monkeypatch.setattr(Path, "open", open_most)
+        return open_most
+
+    for opener in (Path, os):
+        monkeypatch.setattr(opener, "open", all_but_one(opener.open))
     dataset = Dataset.from_dicom(films)
     assert any(n.startswith("cannot be opened: 1 file (Permission denied)") for n in dataset.notices)
     assert [dataset[id].path.name for id in dataset.rejected()] == ["IM2"]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from medimg.data import index
 from medimg.data.dataset import Dataset
+from medimg.data.pixels import Stored
 from medimg.progress import Event
 
 
@@ -226,7 +227,7 @@ def test_brightness_is_that_of_the_grey_picture() -> None:
     """Mean, spread and percentiles of all pixels, and of the outer twentieth; the thumbnail is the whole picture."""
     pixels = np.random.default_rng(0).integers(0, 256, (200, 300), np.uint8)
     pixels[:10], pixels[-10:], pixels[:, :15], pixels[:, -15:] = 7, 9, 8, 8
-    looks = index.appearance(pixels, mode="L", bits=8, orientation=1)
+    looks = index.appearance(pixels, Stored("L", 8, 1))
     assert looks.mean == pytest.approx(pixels.mean())
     assert looks.std == pytest.approx(pixels.std())
     assert looks.low == np.quantile(pixels, 0.01, method="inverted_cdf")
@@ -242,5 +243,5 @@ def test_brightness_is_that_of_the_grey_picture() -> None:
 
 def test_the_smallest_picture_has_an_appearance() -> None:
     """One pixel is its own border."""
-    looks = index.appearance(np.full((1, 1), 77, np.uint8), mode="L", bits=8, orientation=1)
+    looks = index.appearance(np.full((1, 1), 77, np.uint8), Stored("L", 8, 1))
     assert (looks.mean, looks.std, looks.low, looks.high, looks.border_mean) == (77, 0, 77, 77, 77)

@@ -40,7 +40,7 @@ def phase(name: str = "fitting", *, rate: float = 1e-2, epochs: int = 3, poison:
             return found * np.nan if poison is not None and self.calls > 4 * poison else found
 
     return Phase(
-        name=name, model=model, judged=model, train=Poisoned(x, y), val=FeatureSource(x, y), task="binary",
+        name=name, model=model, judged=model, train=Poisoned([x], y), val=FeatureSource([x], y), task="binary",
         epochs=epochs, batch_size=10, patience=None, balance=Balance.of(y, "binary", 1, balanced=True), seed=0,
         figures=lambda *_: {},
     )  # fmt: skip
@@ -157,9 +157,9 @@ def images_phase(layer: keras.Layer | None = None) -> Phase:
     model = augmented(network, Augment())
     compile_for(model, "binary", 1e-2)
     return Phase(
-        name="fitting", model=model, judged=network, train=FeatureSource(x, y), val=FeatureSource(x, y), task="binary",
-        epochs=1, batch_size=10, patience=None, balance=Balance.of(y, "binary", 1, balanced=True), seed=0,
-        figures=lambda *_: {},
+        name="fitting", model=model, judged=network, train=FeatureSource([x], y), val=FeatureSource([x], y),
+        task="binary", epochs=1, batch_size=10, patience=None, balance=Balance.of(y, "binary", 1, balanced=True),
+        seed=0, figures=lambda *_: {},
     )  # fmt: skip
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,27 @@ import pytest
 from PIL import Image
 
 from medimg.artifact import Preprocessing
+from medimg.data import index
+from medimg.data import pack as packing
 from medimg.data.dataset import Dataset
-from medimg.data.decode import decode
+from medimg.data.decode import decode, look
 from medimg.data.encode import encode
-from medimg.data.formats import effort
+from medimg.data.formats import effort, pillow
+from medimg.data.kept import KeptPixels
 from medimg.data.pack import Pack, build
-from medimg.data.pixels import Pixels, resize
+from medimg.data.pixels import Picture, Pixels, resize
 from medimg.data.synthetic import phantom
-from medimg.errors import ImageRejected
+from medimg.errors import DatasetError, ImageRejected
 
 SIDE = 24
 ORIENTATION = 0x0112
+
+
+@pytest.fixture(autouse=True)
+def _small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has all that is said of 224 pixels hold for 24, so that films can be small."""
+    for module in (pillow, index, packing):
+        monkeypatch.setattr(module, "USUAL", SIDE)
 
 
 def film(side: int = 229, seed: int = 0) -> Image.Image:
@@ -122,7 +134,7 @@ def test_pixels_in_a_pack_are_those_of_the_served_file(tmp_path: Path) -> None:
             np.testing.assert_array_equal(preprocessing.prepare(image), pack.images([row])[0], err_msg=path.name)
 
 
-def test_the_same_picture_as_a_large_jpeg_and_as_png_is_the_same_data_in_two_packs(tmp_path: Path) -> None:
+def test_the_same_picture_as_a_large_jpeg_and_as_png_is_other_data(tmp_path: Path) -> None:
     """One is scaled as it is decoded. A small one is not, and makes the same pack."""
     for side, packs in ((229, 2), (60, 1)):
         jpegs = {f"{seed}.jpeg": saved(film(side, seed)) for seed in range(4)}
@@ -131,18 +143,102 @@ def test_the_same_picture_as_a_large_jpeg_and_as_png_is_the_same_data_in_two_pac
             for name, data in jpegs.items()
         }
         sets = [dataset_of(tmp_path / f"{side}-{number}", files) for number, files in enumerate((jpegs, pngs))]
-        assert len({dataset.fingerprint for dataset in sets}) == 1
+        assert len({dataset.fingerprint for dataset in sets}) == packs
         assert len({build(dataset, SIDE, facts=dataset.index()).path for dataset in sets}) == packs
 
 
 def test_a_file_whose_metadata_changed_since_it_was_indexed_is_packed(tmp_path: Path) -> None:
-    """Its pixels are what they were."""
+    """Its pixels are what they were; but for a size at which the index has not seen them, it is another file."""
     files = {f"{seed}.jpeg": saved(film(seed=seed)) for seed in range(4)}
     dataset = dataset_of(tmp_path / "set", files)
     facts = dataset.index()
-    changed = dataset.samples[0].path
-    changed.write_bytes(saved(film(), comment=b"seen by somebody") if changed.stem == "0" else changed.read_bytes())
+    changed = next(sample.path for sample in dataset.samples if sample.path.stem == "0")
+    changed.write_bytes(saved(film(), comment=b"seen by somebody"))
     assert len(build(dataset, SIDE, facts=facts)) == 4
+    with pytest.raises(DatasetError, match=r"0\.jpeg has changed since the dataset was read"):
+        build(dataset, 2 * SIDE, facts=facts)
+    assert dataset.index()[next(iter(facts))].digest == facts[next(iter(facts))].digest
+
+
+@pytest.mark.parametrize("size", [SIDE - 5, SIDE, 2 * SIDE])
+def test_a_pack_of_kept_pixels_is_the_pack_of_decoded_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """To the last byte; and what the index has decoded as the pack needs it is not decoded again."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    marked = film().convert("RGB")
+    marked.putpixel((200, 150), (255, 0, 0))  # colour at full size, less so at a half
+    files = {
+        "grey.jpeg": saved(film()), "colour.jpeg": saved(photograph(), exif=exif), "marked.jpeg": saved(marked),
+        "small.jpeg": saved(film(60)), "film.png": saved(film(), "PNG"), "cut.jpeg": saved(film())[:300],
+    }  # fmt: skip
+    dataset = dataset_of(tmp_path / "set", files)
+    plain = build(dataset, size, facts=dataset.index())
+    names: list[str] = []
+
+    def counting(data: bytes, *, name: str, size: tuple[int, int] | None = None) -> Picture:
+        names.append(Path(name).name)
+        return look(data, name=name, size=size)
+
+    monkeypatch.setattr(packing, "look", counting)
+    monkeypatch.setattr("medimg.data.kept.MOST_IN_MEMORY", 2 * size * size)  # the others are in a file
+    monkeypatch.setenv("MEDIMG_HOME", str(tmp_path / "other"))
+    with KeptPixels(size, len(dataset)) as kept:
+        facts = dataset.index(kept=kept)
+        made = build(dataset, size, facts=facts, kept=kept)
+    assert made.path.name == plain.path.name
+    assert {file.name: file.read_bytes() for file in made.path.iterdir()} == {
+        file.name: file.read_bytes() for file in plain.path.iterdir()
+    }
+    assert sorted(names) == ([] if size <= SIDE else ["colour.jpeg", "grey.jpeg", "marked.jpeg"])
+    assert not list((tmp_path / "other/cache").glob("tmp*"))
+
+
+def test_where_the_disk_is_full_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where it is nearly full before, nor where it fills; what is in memory stays."""
+    pixels = np.zeros((SIDE, SIDE), np.uint8)
+    monkeypatch.setattr("medimg.data.kept.MOST_IN_MEMORY", pixels.size)
+    with KeptPixels(SIDE, 10**15) as kept:
+        kept.keep("first", pixels)
+        kept.keep("a", pixels)
+        assert kept.has("first", SIDE)
+        assert not kept.has("a", SIDE)
+    with KeptPixels(SIDE, 1) as kept:
+        kept.keep("first", pixels)
+        kept.keep("a", pixels + 7)
+        assert np.array_equal(kept.take("a"), pixels + 7)
+
+        def full(*given: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "pwrite", full)
+        kept.keep("b", pixels)
+        assert not kept.has("b", SIDE) and not kept.has("a", 7)
+
+
+@pytest.mark.parametrize("size", [SIDE, 37, 2 * SIDE, 100])
+def test_the_reduction_is_the_one_that_the_decoder_takes(size: int) -> None:
+    """Of every shape around a boundary: what `reduction` says of the header is what Pillow does."""
+    for height, width in [(47, 90), (48, 48), (95, 200), (96, 96), (97, 96), (191, 229), (192, 500), (399, 400)]:
+        shown = pillow.picture(saved(Image.new("L", (width, height))), name="x", size=(size, size))
+        part = pillow.reduction(height, width, size)
+        assert shown.pixels.shape == (-(-height // part), -(-width // part))
+        assert shown.size == (height, width)
+
+
+def test_pictures_that_differ_only_where_a_larger_decoding_looks_make_two_large_packs(tmp_path: Path) -> None:
+    """And one small one, for they are one picture there: the address says what is in a pack at every size."""
+    fine = np.indices((200, 240)).sum(axis=0) % 2  # the finest waves, which a decoding at a half leaves out
+    plain = np.full((200, 240), 128)
+    ends = ["plain", "fine"]
+    sets = []
+    for name, pixels in zip(ends, (plain, plain + fine * 2 - 1), strict=True):
+        other = saved(film())
+        data = saved(Image.fromarray(pixels.astype(np.uint8)), quality=100)
+        sets.append(dataset_of(tmp_path / name, {"a.jpeg": data, "b.jpeg": other}))
+    for size, packs in ((SIDE, 1), (2 * SIDE, 2)):
+        assert len({build(dataset, size, facts=dataset.index()).path for dataset in sets}) == packs
 
 
 def test_a_stripped_jpeg_keeps_its_pixels_at_every_size_and_nothing_else(tmp_path: Path) -> None:

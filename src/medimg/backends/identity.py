@@ -107,7 +107,7 @@ def model_input(model: ModelFolder) -> Use:
 
 
 def forget_shared(gone: Mapping[str, Any], left: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
-    """Removes the pack and inputs that a deleted job named and no job that is left does.
+    """Removes the pack, with its features, and inputs that a deleted job named and no job that is left does.
 
     Args:
         gone: The deleted job's `pack` and `inputs`, as in its specification.
@@ -117,8 +117,9 @@ def forget_shared(gone: Mapping[str, Any], left: Callable[[], Iterable[Mapping[s
     def named(name: str) -> bool:
         return any(name in other.get("inputs", {}).values() for other in left())
 
-    if pack := gone.get("pack"):
-        forget(pack, wanted=lambda: any(other.get("pack") == pack for other in left()))
+    pack = gone.get("pack")
+    if pack and forget(pack, wanted=lambda: any(other.get("pack") == pack for other in left())):
+        shutil.rmtree(home() / "features" / pack, ignore_errors=True)
     for name in set(gone.get("inputs", {}).values()):
         drop(home() / "inputs" / name, wanted=partial(named, name))
 

@@ -87,7 +87,12 @@ class LocalBackend(Backend):
             ("checkpoints", checkpoints),
         ):  # fmt: skip
             command += [f"--{name}", str(path)]
-        environment = {"MLFLOW_TRACKING_URI": self._registry.uri, "PYTHONUNBUFFERED": "1", **self._registry.quiet}
+        environment = {
+            "MLFLOW_TRACKING_URI": self._registry.uri,
+            "MEDIMG_FEATURES": str(self._home / "features"),
+            "PYTHONUNBUFFERED": "1",
+            **self._registry.quiet,
+        }
         seconds = spec.resources.max_hours * 3600
         supervisor.start(folder, command, max_seconds=seconds, remove=False, environment=environment)
 

@@ -11,6 +11,7 @@ from medimg import models
 from medimg.backends.identity import base_name, code_digest, code_input, file_input, model_input
 from medimg.backends.starting_point import settled
 from medimg.config import Finding, Framework, JobSpec, Resources, TrainConfig
+from medimg.data.kept import KeptPixels
 from medimg.data.labels import amount
 from medimg.data.pack import Pack, build
 from medimg.data.preparation import ready_for_training
@@ -83,10 +84,11 @@ def prepare_training(
         config = config.model_copy(update={"weights": inputs["weights"].path.name})
     if is_own(config.model):
         inputs["code"] = code_input(source_of(config.model))
-    facts = dataset.index(report)
-    ready = ready_for_training(dataset, allow=allow, facts=facts, report=report)
-    start.check_channels(max(facts[sample.id].channels for sample in ready.dataset.samples))
-    pack = build(ready.dataset, config.image_size, facts=facts, report=report)
+    with KeptPixels(config.image_size, len(dataset)) as kept:
+        facts = dataset.index(report, kept)
+        ready = ready_for_training(dataset, allow=allow, facts=facts, report=report)
+        start.check_channels(max(facts[sample.id].channels for sample in ready.dataset.samples))
+        pack = build(ready.dataset, config.image_size, facts=facts, report=report, kept=kept)
     return _submission(
         "train", name, pack, inputs, resources, config=config, notices=(*ready.notices, *start.notices),
         audit=ready.audit.findings, allow=tuple(sorted(allow)), framework=framework,
@@ -105,15 +107,16 @@ def prepare_prediction(
             else f"the dataset has no {split} split. Splits: {', '.join(dataset.splits) or 'none'}"
         )
     dataset = replace(dataset, samples=tuple(chosen))
-    facts = dataset.index(report)
-    rejected = {id: fact.rejection for id, fact in facts.items() if fact.rejection is not None}
-    if len(rejected) == len(chosen):
-        shown = "\n".join(f"  {rejection}" for rejection in list(rejected.values())[:10])
-        raise DatasetError(f"none of {amount(len(chosen), 'image')} can be read:\n{shown}")
-    for rejection in rejected.values():
-        report(Event("warning", message=f"left out: {rejection}"))
     size = model.record.preprocessing.image_size
-    pack = build(dataset.without(rejected), size, facts=facts, report=report)
+    with KeptPixels(size, len(dataset)) as kept:
+        facts = dataset.index(report, kept)
+        rejected = {id: fact.rejection for id, fact in facts.items() if fact.rejection is not None}
+        if len(rejected) == len(chosen):
+            shown = "\n".join(f"  {rejection}" for rejection in list(rejected.values())[:10])
+            raise DatasetError(f"none of {amount(len(chosen), 'image')} can be read:\n{shown}")
+        for rejection in rejected.values():
+            report(Event("warning", message=f"left out: {rejection}"))
+        pack = build(dataset.without(rejected), size, facts=facts, report=report, kept=kept)
     return _submission(
         "predict", "predict", pack, {"model": model_input(model)}, resources, split=split,
         rejected={id: rejection.code for id, rejection in rejected.items()},

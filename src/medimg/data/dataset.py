@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from medimg.data.audit.report import AuditReport
     from medimg.data.index import PixelFacts
+    from medimg.data.kept import KeptPixels
 
 __all__ = ["Dataset", "Sample", "Split"]
 
@@ -133,15 +134,19 @@ class Dataset(Sources):
 
     # -- pixels -------------------------------------------------------------------------------------------------------
 
-    def index(self, report: Report = silent) -> Mapping[str, PixelFacts]:
+    def index(self, report: Report = silent, kept: KeptPixels | None = None) -> Mapping[str, PixelFacts]:
         """Returns what is known of every image's pixels, by id: hash, size, channels, or why it cannot be read.
 
         What was read once is not read again until the file's size or its time of last change differ. A program that
         changes pixels and restores both goes unnoticed.
+
+        Args:
+            report: Told of progress.
+            kept: Given the pixels of what is read, for `medimg.data.pack.build`.
         """
         from medimg.data.index import pixel_facts
 
-        return pixel_facts(self.samples, report)
+        return pixel_facts(self.samples, report, kept)
 
     def rejected(self, report: Report = silent) -> dict[str, ImageRejected]:
         """Returns the images that cannot be read, by id, each with its reason."""
@@ -171,6 +176,7 @@ class Dataset(Sources):
         """A hash that changes if and only if pixels, labels, splits or groups change.
 
         Names of files and of groups, the order and the salt do not matter. Images that cannot be read do not count.
+        Pixels are those of `PixelFacts.digest`: of a large JPEG all that a network of 224 pixels is given.
         """
         with Display(self.name) as display:
             return self.fingerprint_of(self.index(display))
@@ -227,7 +233,8 @@ class Dataset(Sources):
         """Writes the dataset as TFRecord files of `tf.train.Example` and returns their paths.
 
         Each record has the pixels as PNG (`image/encoded`), the labels, the split, the salted id and group, and the
-        columns that were named: no file name, path or header. `from_tfrecord` reads them; the fingerprint is the same.
+        columns that were named: no file name, path or header. `from_tfrecord` reads them; the fingerprint is the same,
+        unless there are JPEGs of 896 pixels and more a side: as PNG they are not decoded at less than their size.
         Images that cannot be read are left out, with a warning.
 
         Args:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,12 +27,15 @@ from PIL import Image
 
 from medimg.data.formats import dicom, pillow, portable
 from medimg.data.formats.dicom import is_dicom
-from medimg.data.pixels import MAX_BYTES, MAX_PIXELS, Pixels, Stored, grey_if_equal, resize
+from medimg.data.formats.rejection import rejection
+from medimg.data.pixels import MAX_BYTES, MAX_PIXELS, Picture, Pixels, Size, Stored, grey_if_equal, resize
 from medimg.errors import ConfigError, ImageRejected
 
-__all__ = ["REJECTIONS", "ImageLike", "decode", "inspect", "is_dicom", "read", "to_pixels"]
+__all__ = ["REJECTIONS", "ImageLike", "decode", "inspect", "is_dicom", "look", "read", "to_pixels"]
 
 ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[Any]
+
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # opening a pipe waits for no writer
 
 REJECTIONS: dict[str, str] = {
     "empty": "There are no bytes. Copy or download the file again.",
@@ -51,12 +53,13 @@ REJECTIONS: dict[str, str] = {
 }
 
 
-def decode(data: bytes, *, name: str, size: tuple[int, int] | None = None) -> Pixels:
+def decode(data: bytes, *, name: str, size: Size | None = None) -> Pixels:
     """Returns the pixels of an encoded image: JPEG, PNG, GIF, TIFF, BMP, WebP, PNM or DICOM.
 
-    At a size, a large JPEG is decoded at 1/2, 1/4 or 1/8 of its own, never less than twice what is wanted, and resized
-    from there: of radiographs of 1,300 pixels half a count from a full decoding on average, in two thirds of the time.
-    All of the file is read as ever, and rejected for the same reasons. A pack and a served image take this same way.
+    At a size, a large JPEG is decoded at 1/2, 1/4 or 1/8 of its own, never less than twice what is wanted nor than 448
+    pixels, and resized from there: of radiographs of 1,300 pixels half a count from a full decoding on average, in two
+    thirds of the time. All of the file is read as ever, and rejected for the same reasons. A pack and a served image
+    take this same way.
 
     The number of pixels is read from the header before any is decoded; peak memory is at most 16 bytes a pixel, 1 GB at
     `MAX_PIXELS`, 64 MiB for what the header holds, and the file itself once more. Safe to call from several threads.
@@ -75,15 +78,25 @@ def decode(data: bytes, *, name: str, size: tuple[int, int] | None = None) -> Pi
     return inspect(data, name=name, size=size)[0]
 
 
-def inspect(data: bytes, *, name: str, size: tuple[int, int] | None = None) -> tuple[Pixels, Stored]:
+def inspect(data: bytes, *, name: str, size: Size | None = None) -> tuple[Pixels, Stored]:
     """Returns what `decode` does, and how the file holds it; raises as `decode` does."""
+    seen = look(data, name=name, size=size)
+    try:
+        return (np.require(seen.pixels, requirements="W") if size is None else seen.resized(size)), seen.stored
+    except MemoryError as error:
+        raise rejection(error, name) from error
+
+
+def look(data: bytes, *, name: str, size: Size | None = None) -> Picture:
+    """Returns the picture before it is brought to `decode`'s size; arguments and errors are `decode`'s."""
     if not data:
         raise ImageRejected("empty", name, "has no bytes. Copy or download it again")
     reader = dicom if is_dicom(data) else portable if portable.is_portable(data) else None
     if reader is None:
         return pillow.picture(data, name=name, size=size)
     pixels, stored = reader.picture(data, name=name)
-    return pixels if size is None else resize(pixels, size), stored
+    height, width = pixels.shape[:2]
+    return Picture(pixels, (height, width), stored)
 
 
 def read(path: str | os.PathLike[str], *, name: str | None = None) -> bytes:
@@ -98,12 +111,19 @@ def read(path: str | os.PathLike[str], *, name: str | None = None) -> bytes:
     """
     name = os.fspath(path) if name is None else name
     try:
-        found = Path(path).stat()
-        if not stat.S_ISREG(found.st_mode):  # a pipe or a device may never end
-            raise ImageRejected("unreadable", name, "is not a file")
-        if found.st_size > MAX_BYTES:
-            raise ImageRejected("too-large", name, f"has {found.st_size:,} bytes, more than {MAX_BYTES:,}")
-        data = Path(path).read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):  # a pipe or a device may never end
+                raise ImageRejected("unreadable", name, "is not a file")
+            if found.st_size > MAX_BYTES:
+                raise ImageRejected("too-large", name, f"has {found.st_size:,} bytes, more than {MAX_BYTES:,}")
+            # In one piece, which takes a fifth of the time that a file object does.
+            data = os.read(descriptor, found.st_size)
+            while len(data) < found.st_size and (more := os.read(descriptor, found.st_size - len(data))):
+                data += more
+        finally:
+            os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageRejected("missing", name, "no such file. Check the path and the folder it starts from") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
@@ -113,7 +133,7 @@ def read(path: str | os.PathLike[str], *, name: str | None = None) -> bytes:
     return data
 
 
-def to_pixels(image: ImageLike, *, name: str | None = None, size: tuple[int, int] | None = None) -> Pixels:
+def to_pixels(image: ImageLike, *, name: str | None = None, size: Size | None = None) -> Pixels:
     """Returns the pixels of whatever a user calls an image, as `decode` gives them.
 
     An array and a Pillow image are pixels already: at a size, they are resized from all of them.

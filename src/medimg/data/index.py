@@ -11,33 +11,48 @@ import math
 import os
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from medimg.data.decode import inspect, read
-from medimg.data.formats.pillow import is_jpeg
-from medimg.data.pixels import Pixels, as_mode
+from medimg.data.decode import look, read
+from medimg.data.formats.pillow import USUAL, is_jpeg, reduction
+from medimg.data.formats.rejection import rejection
+from medimg.data.pixels import Pixels, Size, Stored, as_mode
 from medimg.errors import ImageRejected
 from medimg.home import cores, home, make_folder
 from medimg.progress import Event, Report
 
 if TYPE_CHECKING:
     from medimg.data.dataset import Sample
+    from medimg.data.kept import KeptPixels
 
-__all__ = ["THUMBNAIL", "Appearance", "PixelFacts", "appearance", "digest", "in_parallel", "pixel_facts"]
+__all__ = [
+    "THUMBNAIL",
+    "Appearance",
+    "PixelFacts",
+    "appearance",
+    "digest",
+    "in_parallel",
+    "is_decoded_anew",
+    "pixel_facts",
+]
 
 # Raised when decode() gives other pixels for the same bytes, or rows hold other facts: old rows are then not believed.
-DECODER = 4
-DETAIL = 128  # side in pixels at which directions of detail are compared
+DECODER = 5
+DETAIL = 128  # side in pixels at which looks are compared
 THUMBNAIL = 32  # side in pixels: enough to know a picture again, too little to read it
 BORDER = 0.05  # of each side: where markers, collimators and padding are, and findings are not
+AHEAD = 32  # images a core that may be done before they are asked for: none waits long for a large one
 EVERY = 1.0  # seconds between two reports; rows are written then too, so a crash loses no more than that
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pixels (
@@ -64,7 +79,9 @@ Key = tuple[bytes, int, int]  # path, as the system's bytes since it may be no U
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """How an image is stored and how it looks, as far as the audit asks. Brightness is of the grey picture, 0 to 255.
+    """How an image is stored and how it looks, as far as the audit asks.
+
+    Brightness is of the grey picture, 0 to 255, brought to 128 to 255 pixels a side where it has more.
 
     Attributes:
         mode: Pillow's name of how the file holds the pixels, such as "L" or "RGB".
@@ -94,12 +111,16 @@ class Appearance:
     thumbnail: bytes
 
 
+_looks = attrgetter(*(field.name for field in fields(Appearance)))
+
+
 @dataclass(frozen=True, slots=True)
 class PixelFacts:
     """What is known of one image.
 
     Attributes:
-        digest: SHA-256 of shape and decoded pixels, so that metadata and lossless compression do not matter.
+        digest: SHA-256 of size and pixels, so that metadata and lossless compression do not matter. Of a JPEG of 896
+            pixels and more a side, of the pixels that all packs of up to 224 are made of: decoded at 1/2, 1/4 or 1/8.
         height: Rows.
         width: Columns.
         channels: 1 for grey, also where it is stored as colour; 3 for colour; 0 where it cannot be read.
@@ -119,74 +140,90 @@ class PixelFacts:
     jpeg: bool = False
 
 
-def pixel_facts(samples: Sequence[Sample], report: Report) -> Mapping[str, PixelFacts]:
-    """Returns the facts of each sample by its id, reading only files that changed since they were last read."""
+def pixel_facts(samples: Sequence[Sample], report: Report, kept: KeptPixels | None = None) -> Mapping[str, PixelFacts]:
+    """Returns the facts of each sample by its id, reading only files that changed since they were last read.
+
+    Args:
+        samples: What to read.
+        report: Told of progress.
+        kept: Given the pixels of what is read, where they are those of a pack of its size.
+    """
     cache = home() / "cache" / f"pixels-{DECODER}.sqlite"
     try:
         make_folder(cache.parent)
-        return _with_cache(samples, cache, report)
+        return _with_cache(samples, cache, report, kept)
     except (sqlite3.OperationalError, OSError):
         pass  # a full or read-only disk, or a file system without locks
     except sqlite3.DatabaseError:
         for damaged in (cache, cache.with_name(f"{cache.name}-journal")):
             damaged.unlink(missing_ok=True)
-        return _with_cache(samples, cache, report)
+        return _with_cache(samples, cache, report, kept)
     # A cache that cannot be kept costs time, not the answer.
-    return _with_cache(samples, ":memory:", report)
+    return _with_cache(samples, ":memory:", report, kept)
 
 
-def digest(pixels: Pixels) -> str:
-    """Returns the SHA-256 of an image's shape and pixels."""
-    found = hashlib.sha256(f"{pixels.shape}".encode())
-    found.update(pixels.data if pixels.flags.c_contiguous else pixels.tobytes())
+def digest(pixels: Pixels, size: Size) -> str:
+    """Returns the SHA-256 of an image's height and width, and of the pixels that were decoded of it."""
+    found = hashlib.sha256(f"{tuple(size)} {pixels.shape}".encode())
+    found.update(np.ascontiguousarray(pixels).data)
     return found.hexdigest()
 
 
-def appearance(pixels: Pixels, *, mode: str, bits: int, orientation: int) -> Appearance:
+def is_decoded_anew(fact: PixelFacts, size: int) -> bool:
+    """Tells whether a pack of a size is made of other pixels of the file than those that the facts are of."""
+    usual, wanted = (reduction(fact.height, fact.width, side) for side in (USUAL, size))
+    return fact.jpeg and usual != wanted
+
+
+def appearance(pixels: Pixels, stored: Stored) -> Appearance:
     """Returns how an image looks.
 
     Args:
         pixels: uint8, (height, width) or (height, width, 3).
-        mode: As in `Appearance`.
-        bits: As in `Appearance`.
-        orientation: As in `Appearance`.
+        stored: How the file holds it.
     """
     grey = as_mode(pixels, 1)[..., 0]
     picture = Image.fromarray(grey)
-    counts = np.array(picture.histogram(), np.float64)
-    levels = np.arange(256.0)
-    mean = float(counts @ levels / grey.size)
-    std = float(np.sqrt(counts @ (levels - mean) ** 2 / grey.size))
-    low, high = np.searchsorted(np.cumsum(counts), [0.01 * grey.size, 0.99 * grey.size])
-    rows, columns = (max(1, round(BORDER * side)) for side in grey.shape)
-    inner = grey[rows:-rows]
-    border = np.concatenate(
-        [part.ravel() for part in (grey[:rows], grey[-rows:], inner[:, :columns], inner[:, -columns:])]
-    )
-    thumbnail = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
+    # What is finer costs most of the time, and is where a JPEG and a PNG of one film differ.
+    picture = picture.reduce(max(1, min(grey.shape) // DETAIL))
+    counts = np.array(picture.histogram())
+    low, high = np.searchsorted(np.cumsum(counts), [0.01 * counts.sum(), 0.99 * counts.sum()])
+    square = picture.resize((DETAIL, DETAIL), Image.Resampling.BOX)
     return Appearance(
-        mode,
-        bits,
-        orientation,
-        mean,
-        std,
+        stored.mode,
+        stored.bits,
+        stored.orientation,
+        *_mean_and_spread(counts),
         float(low),
         float(high),
-        float(border.mean()),
-        float(border.std()),
-        _stretch(picture),
-        thumbnail,
+        *_mean_and_spread(np.array(Image.fromarray(_border(np.asarray(picture))).histogram())),
+        _stretch(np.asarray(square, np.float32)),
+        square.reduce(DETAIL // THUMBNAIL).tobytes(),
     )
 
 
-def _stretch(picture: Image.Image) -> float:
+def _border(grey: Pixels) -> Pixels:
+    """Returns the outer pixels of a grey picture, in one row."""
+    rows, columns = (max(1, round(BORDER * side)) for side in grey.shape)
+    inner = grey[rows:-rows]
+    parts = (grey[:rows], grey[-rows:], inner[:, :columns], inner[:, -columns:])
+    return np.concatenate([part.ravel() for part in parts])[np.newaxis]
+
+
+def _mean_and_spread(counts: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Returns mean and standard deviation of brightness, of how many pixels have each of 256."""
+    levels, number = np.arange(256), counts.sum()
+    mean = float(counts @ levels / number)
+    return mean, math.sqrt(float(counts @ (levels - mean) ** 2 / number))
+
+
+def _stretch(square: npt.NDArray[np.float32]) -> float:
     """Returns the logarithm of the root mean square of horizontal differences over that of vertical ones.
 
     At one size for all, since detail depends on it; 1 is added to both, so that a blank picture has 0.
     """
-    square = np.asarray(picture.resize((DETAIL, DETAIL), Image.Resampling.BOX), np.float32)
-    across, down = (float((np.diff(square, axis=axis) ** 2).mean()) for axis in (1, 0))
-    return 0.5 * math.log((across + 1) / (down + 1))
+    across, down = (square[:, 1:] - square[:, :-1]).ravel(), (square[1:] - square[:-1]).ravel()
+    return 0.5 * math.log((float(across @ across) / across.size + 1) / (float(down @ down) / down.size + 1))
 
 
 def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
@@ -194,18 +231,31 @@ def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Ge
 
     Close it (`contextlib.closing`) to drop what has not begun, such as when the disk is full or the user interrupts.
     """
+    ahead = AHEAD * cores()
     with ThreadPoolExecutor(cores()) as pool:
-        yield from pool.map(function, items)  # which cancels what is left when it is closed
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for each in waiting:
+                each.cancel()
 
 
-def _with_cache(samples: Sequence[Sample], cache: Path | str, report: Report) -> dict[str, PixelFacts]:
+def _with_cache(
+    samples: Sequence[Sample], cache: Path | str, report: Report, kept: KeptPixels | None
+) -> dict[str, PixelFacts]:
     with closing(sqlite3.connect(cache, timeout=60)) as database:
         database.execute("PRAGMA synchronous=NORMAL")
         database.execute(_SCHEMA)
         facts, todo = _find(samples, database)
         if todo:
             report(Event("stage", "reading", 0, len(todo)))
-            facts.update(_read_all(todo, database, report))
+            facts.update(_read_all(todo, database, report, kept))
         return facts
 
 
@@ -239,18 +289,25 @@ def _key(path: Path) -> Key | None:
 
 
 def _read_all(
-    todo: Sequence[tuple[Sample, Key | None]], database: sqlite3.Connection, report: Report
+    todo: Sequence[tuple[Sample, Key | None]],
+    database: sqlite3.Connection,
+    report: Report,
+    kept: KeptPixels | None,
 ) -> dict[str, PixelFacts]:
     facts: dict[str, PixelFacts] = {}
     rows: list[tuple[object, ...]] = []
     last = time.monotonic()
-    with closing(in_parallel(_read, (sample.path for sample, _ in todo))) as results:
+    with closing(in_parallel(lambda pair: _read(pair[0], kept), todo)) as results:
         for number, ((sample, key), fact) in enumerate(zip(todo, results, strict=True), start=1):
+            if (looks := fact.appearance) is not None:
+                # Copied by this thread: what lasts among all that the others free would hold ten times its memory.
+                own = replace(looks, thumbnail=bytes(memoryview(looks.thumbnail)))
+                fact = replace(fact, appearance=own)
             facts[sample.id] = fact
             # A rejection is not kept: it may lie in permissions or memory, and the file is to be mended.
             if key is not None and fact.appearance is not None:
                 size = (fact.height, fact.width, fact.channels)
-                rows.append((*key, fact.digest, *size, fact.content, fact.jpeg, *astuple(fact.appearance)))
+                rows.append((*key, fact.digest, *size, fact.content, fact.jpeg, *_looks(fact.appearance)))
             if time.monotonic() - last >= EVERY or number == len(todo):
                 with database:
                     database.executemany(_KEEP, rows)
@@ -260,15 +317,21 @@ def _read_all(
     return facts
 
 
-def _read(path: Path) -> PixelFacts:
+def _read(sample: Sample, kept: KeptPixels | None) -> PixelFacts:
+    name = str(sample.path)
     try:
-        data = read(path)
-        pixels, stored = inspect(data, name=str(path))
-    except ImageRejected as rejection:
-        return PixelFacts("", 0, 0, 0, rejection)
-    looks = appearance(pixels, mode=stored.mode, bits=stored.bits, orientation=stored.orientation)
-    channels = 1 if pixels.ndim == 2 else 3
-    return PixelFacts(
-        digest(pixels), pixels.shape[0], pixels.shape[1], channels,
+        data = read(sample.path)
+        picture = look(data, name=name, size=(USUAL, USUAL))
+        pixels = picture.pixels
+        looks = appearance(pixels, picture.stored)
+    except ImageRejected as error:
+        return PixelFacts("", 0, 0, 0, error)
+    except MemoryError as error:
+        return PixelFacts("", 0, 0, 0, rejection(error, name))
+    fact = PixelFacts(
+        digest(pixels, picture.size), *picture.size, 1 if pixels.ndim == 2 else 3,
         appearance=looks, content=hashlib.sha256(data).hexdigest(), jpeg=is_jpeg(data),
     )  # fmt: skip
+    if kept is not None and not is_decoded_anew(fact, kept.size):
+        kept.keep(sample.id, picture.resized((kept.size, kept.size)))
+    return fact

@@ -6,8 +6,10 @@
 
 A pack is what a job receives, on every backend. Its address depends on what is in it and not on names or the salt: the
 same content under other names is the same pack with one more manifest. Pixels are those that a server makes of the same
-file (`decode` at the pack's size), so one picture as a large JPEG and as a PNG makes two packs. A manifest is named by
-its hash and never written again, so that a job finds the one it was submitted with, whatever is packed while it runs.
+file (`decode` at the pack's size), so one picture as a large JPEG and as a PNG makes two packs. Up to 224 pixels they
+follow from what the index hashed; of a larger pack, some JPEGs are decoded anew, and the files decide. A manifest is
+named by its hash and never written again, so that a job finds the one it was submitted with, whatever is packed while
+it runs.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medimg.config import Task
-from medimg.data.decode import decode, read
-from medimg.data.formats.pillow import SPARE
-from medimg.data.index import digest, in_parallel
+from medimg.data.decode import look, read
+from medimg.data.formats.pillow import USUAL
+from medimg.data.index import digest, in_parallel, is_decoded_anew
 from medimg.data.pixels import Pixels, as_mode
 from medimg.errors import DatasetError
 from medimg.home import Use, atomic_write, drop, home, locked, make_folder, salt, salted, storage_errors
@@ -36,10 +38,11 @@ from medimg.progress import Event, Report, heartbeat, silent
 if TYPE_CHECKING:
     from medimg.data.dataset import Dataset, Sample
     from medimg.data.index import PixelFacts
+    from medimg.data.kept import KeptPixels
 
 __all__ = ["Pack", "PackedSample", "address", "build", "forget"]
 
-VERSION = 3
+VERSION = 4
 SHARD_BYTES = 80_000_000  # of colour, 512 images of 224 pixels: large enough for sequential reads, small enough to redo
 MOST_IN_SHARD = 512
 
@@ -194,15 +197,22 @@ def address(dataset: Dataset, facts: Mapping[str, PixelFacts], image_size: int, 
         for sample in dataset.samples
         if dataset.keep and facts[sample.id].rejection is None
     ]
-    scaled = [fact.digest for fact in (facts[sample.id] for sample in dataset.samples) if _is_scaled(fact, image_size)]
+    files = [_file(facts[sample.id], image_size) for sample in dataset.samples]
     content = [
         VERSION, fingerprint, dataset.classes, dataset.task, dataset.positive, image_size,
-        dataset.keep, sorted(named, key=repr), sorted(scaled),
+        dataset.keep, sorted(named, key=repr), sorted(filter(None, files)),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
 
-def build(dataset: Dataset, image_size: int, *, facts: Mapping[str, PixelFacts], report: Report = silent) -> Pack:
+def build(
+    dataset: Dataset,
+    image_size: int,
+    *,
+    facts: Mapping[str, PixelFacts],
+    report: Report = silent,
+    kept: KeptPixels | None = None,
+) -> Pack:
     """Returns the dataset's pack with the dataset's manifest, building what is missing of it.
 
     A build that was cut off goes on where it stopped; two at once make one pack.
@@ -212,6 +222,7 @@ def build(dataset: Dataset, image_size: int, *, facts: Mapping[str, PixelFacts],
         image_size: Side in pixels.
         facts: What `dataset.index()` returned.
         report: Told of progress.
+        kept: What the index was given to keep: those images are not decoded again.
 
     Raises:
         DatasetError: An image has changed since it was indexed.
@@ -225,7 +236,7 @@ def build(dataset: Dataset, image_size: int, *, facts: Mapping[str, PixelFacts],
     samples = sorted(
         (sample for sample in dataset.samples if facts[sample.id].rejection is None),
         key=lambda sample: (
-            facts[sample.id].digest, _is_scaled(facts[sample.id], image_size),
+            facts[sample.id].digest, _file(facts[sample.id], image_size),
             repr(sample.labels), sample.split or "", sample.group or "",
         ),
     )  # fmt: skip
@@ -244,7 +255,7 @@ def build(dataset: Dataset, image_size: int, *, facts: Mapping[str, PixelFacts],
             for other in filter(_is_whole, final.glob("samples-*.jsonl")):
                 other.replace(building / other.name)  # of jobs that may still run: manifests outlive damaged pixels
             shutil.rmtree(final, ignore_errors=True)
-            shards = _write_shards(building, samples, facts, image_size, report)
+            shards = _write_shards(building, samples, facts, image_size, kept, report)
             atomic_write(building / manifest, lines)
             described = _describe(dataset, image_size, fingerprint, shards)
             atomic_write(building / "pack.json", json.dumps(described, ensure_ascii=False, indent=1))
@@ -303,40 +314,65 @@ def _shard_images(size: int) -> int:
 
 
 def _write_shards(
-    folder: Path, samples: Sequence[Sample], facts: Mapping[str, PixelFacts], size: int, report: Report
+    folder: Path,
+    samples: Sequence[Sample],
+    facts: Mapping[str, PixelFacts],
+    size: int,
+    kept: KeptPixels | None,
+    report: Report,
 ) -> list[dict[str, Any]]:
-    shards = []
-    report(Event("stage", "packing", 0, len(samples)))
     step = _shard_images(size)
-    for start in range(0, len(samples), step):
-        part = samples[start : start + step]
-        channels = max(facts[sample.id].channels for sample in part)
-        file = folder / f"images-{start // step:05d}.u8"
-        if not file.exists():  # it is written whole or not at all, so one that is there is right
+    parts = {
+        folder / f"images-{start // step:05d}.u8": samples[start : start + step]
+        for start in range(0, len(samples), step)
+    }
+    todo = [(file, part) for file, part in parts.items() if not file.exists()]  # written whole or not at all
+    hashes: dict[Path, str] = {}
+    done = len(samples) - sum(len(part) for _, part in todo)
+    report(Event("stage", "packing", done, len(samples)))
+    wanted = (sample for _, part in todo for sample in part if kept is None or not kept.has(sample.id, size))
+    # Threads decode on while a shard is written.
+    with closing(in_parallel(lambda sample: _image(sample, facts[sample.id], size), wanted)) as decoded:
+        for file, part in todo:
+            channels = max(facts[sample.id].channels for sample in part)
             pixels = np.empty((len(part), size, size, channels), np.uint8)
-            images = in_parallel(lambda sample: _image(sample, facts[sample.id], size), part)
-            with closing(images):
-                for number, image in enumerate(images):
-                    pixels[number] = as_mode(image, 3 if channels == 3 else 1)
-                    if number % 16 == 15:
-                        report(Event("stage", "packing", start + number + 1, len(samples)))
+            for number, sample in enumerate(part):
+                image = next(decoded) if kept is None or not kept.has(sample.id, size) else kept.take(sample.id)
+                if image.ndim == 3 and pixels.shape[3] == 1:  # colour that only a larger decoding shows
+                    pixels = np.repeat(pixels, 3, axis=3)
+                pixels[number] = as_mode(image, 3 if pixels.shape[3] == 3 else 1)
+                done += 1
+                if done % 16 == 0:
+                    report(Event("stage", "packing", done, len(samples)))
             atomic_write(file, pixels.data)
-        shards.append({"file": file.name, "images": len(part), "channels": channels, "sha256": _sha256(file)})
-        report(Event("stage", "packing", start + len(part), len(samples)))
-    return shards
+            hashes[file] = hashlib.sha256(pixels.data).hexdigest()
+    report(Event("stage", "packing", len(samples), len(samples)))
+    return [
+        {
+            "file": file.name,
+            "images": len(part),
+            "channels": file.stat().st_size // (len(part) * size * size),
+            "sha256": hashes.get(file) or _sha256(file),
+        }
+        for file, part in parts.items()
+    ]
 
 
 def _image(sample: Sample, fact: PixelFacts, size: int) -> Pixels:
     data, name = read(sample.path), str(sample.path)
-    # Other bytes may hold the same pixels, such as when metadata was changed meanwhile.
-    if hashlib.sha256(data).hexdigest() != fact.content and digest(decode(data, name=name)) != fact.digest:
-        raise DatasetError(f"{name} has changed since the dataset was read. Submit the dataset again")
-    return decode(data, name=name, size=(size, size))
+    square = (size, size)
+    picture = look(data, name=name, size=square)
+    if hashlib.sha256(data).hexdigest() != fact.content:
+        # Other bytes may hold the same pixels, such as when metadata was changed meanwhile.
+        usual = picture if size <= USUAL else look(data, name=name, size=(USUAL, USUAL))
+        if _file(fact, size) or digest(usual.pixels, usual.size) != fact.digest:
+            raise DatasetError(f"{name} has changed since the dataset was read. Submit the dataset again")
+    return picture.resized(square)
 
 
-def _is_scaled(fact: PixelFacts, size: int) -> bool:
-    """Tells whether the pixels at a size depend on the file being a JPEG."""
-    return fact.jpeg and min(fact.height, fact.width) >= 2 * SPARE * size
+def _file(fact: PixelFacts, size: int) -> str:
+    """Returns the hash of the file where the facts do not decide the pixels at a size, else ""."""
+    return fact.content if is_decoded_anew(fact, size) else ""
 
 
 def _named(dataset: Dataset, sample: Sample) -> dict[str, str]:
@@ -347,14 +383,14 @@ def _manifest_lines(dataset: Dataset, samples: Sequence[Sample]) -> bytes:
     key = salt()
     lines = []
     for sample in samples:
-        packed = PackedSample(
-            id=sample.id,
-            labels=sample.labels,
-            split=sample.split,
-            group=None if sample.group is None else salted("group", sample.group, key),
-            columns=_named(dataset, sample),
-        )
-        lines.append(json.dumps(asdict(packed)) + "\n")
+        packed = {
+            "id": sample.id,
+            "labels": sample.labels,
+            "split": sample.split,
+            "group": None if sample.group is None else salted("group", sample.group, key),
+            "columns": _named(dataset, sample),
+        }
+        lines.append(json.dumps(packed) + "\n")
     return "".join(lines).encode()
 
 

@@ -13,11 +13,13 @@ from PIL import Image
 from medimg.errors import ConfigError
 
 __all__ = [
-    "GREY_TOLERANCE", "MAX_BYTES", "MAX_PIXELS", "Pixels", "Stored", "as_mode", "bands", "grey_if_equal", "is_grey",
-    "resize",
+    "GREY_TOLERANCE", "MAX_BYTES", "MAX_PIXELS", "Box", "Picture", "Pixels", "Size", "Stored", "as_mode", "bands",
+    "grey_if_equal", "is_grey", "resize",
 ]  # fmt: skip
 
 Pixels = npt.NDArray[np.uint8]
+Size = tuple[int, int]  # height and width
+Box = tuple[float, float, float, float]  # left, top, right and bottom, in pixels
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 512 * 1024 * 1024
@@ -44,7 +46,40 @@ class Stored:
     orientation: int
 
 
-def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What was decoded of a file: upright, and at less than its size where that was asked.
+
+    Attributes:
+        content: The pixels, or Pillow's image of mode "L" or "RGB", whichever is at hand.
+        size: Height and width that the file's picture has upright.
+        stored: How the file holds it.
+        box: The part of what was decoded that the picture covers; None: all.
+    """
+
+    content: Pixels | Image.Image
+    size: Size
+    stored: Stored
+    box: Box | None = None
+
+    @property
+    def image(self) -> Image.Image:
+        """What was decoded, as Pillow's image."""
+        return Image.fromarray(self.content) if isinstance(self.content, np.ndarray) else self.content
+
+    @property
+    def pixels(self) -> Pixels:
+        """What was decoded, as an array that may be read-only."""
+        return np.asarray(self.content)
+
+    def resized(self, size: Size) -> Pixels:
+        """Returns the picture at another size, as `resize` does."""
+        if isinstance(self.content, np.ndarray):
+            return resize(self.content, size)
+        return np.array(self.content.resize((size[1], size[0]), Image.Resampling.BILINEAR, self.box))
+
+
+def resize(pixels: Pixels, size: Size) -> Pixels:
     """Returns the image at another size, antialiased where it shrinks; at its own size, the same array.
 
     Args:
@@ -84,8 +119,16 @@ def grey_if_equal(pixels: Pixels) -> Pixels:
 
 def is_grey(pixels: Pixels) -> bool:
     """Tells whether the channels of a colour picture, (height, width, 3), differ by `GREY_TOLERANCE` at most."""
-    parts = (pixels[::_SAMPLED, ::_SAMPLED], *(pixels[band] for band in bands(pixels)))
-    return all(_spread(part) <= GREY_TOLERANCE for part in parts)
+    if _spread(pixels[::_SAMPLED, ::_SAMPLED]) > GREY_TOLERANCE:
+        return False
+    parts = (pixels[band] for band in bands(pixels))
+    return all(_is_equal(part) or _spread(part) <= GREY_TOLERANCE for part in parts)
+
+
+def _is_equal(pixels: Pixels) -> bool:
+    """Tells whether the channels are the same, which takes a fifth of the time of `_spread` and is the usual case."""
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    return np.array_equal(red, green) and np.array_equal(green, blue)
 
 
 def _spread(pixels: Pixels) -> int:

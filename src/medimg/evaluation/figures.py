@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from medimg.evaluation.benefit import decision_curve, predictive_values
 from medimg.evaluation.calibration import equal_mass, reliability
+from medimg.evaluation.curves import precision_recall_points, roc_points
 from medimg.evaluation.drawing import COLOURS, DASHES, INK, MUTED, Canvas, Figure, Panel, short, thin
 from medimg.evaluation.intervals import numbered, proportion
 from medimg.evaluation.metrics import ClassMetrics, Metrics
@@ -55,11 +56,10 @@ _Draw = Callable[[Panel, _Curve], None]
 
 def roc(predictions: Predictions, metrics: Metrics) -> Figure:
     """Returns the receiver operating characteristic of every target, with the point of its frozen threshold."""
-    from sklearn.metrics import roc_curve
 
     def draw(panel: Panel, curve: _Curve) -> None:
         panel.line([0, 1], [0, 1], MUTED, width=1, dash=_CHANCE)
-        false_alarms, found, _ = roc_curve(curve.truth, curve.scores)
+        false_alarms, found = roc_points(curve.truth, curve.scores)
         panel.line(*thin(false_alarms, found), curve.colour, dash=curve.dash)
         one = curve.one
         if one.threshold is not None and one.sensitivity is not None and one.specificity is not None:
@@ -70,11 +70,10 @@ def roc(predictions: Predictions, metrics: Metrics) -> Figure:
 
 def precision_recall(predictions: Predictions, metrics: Metrics) -> Figure:
     """Returns precision against sensitivity for every target; dashed: the prevalence, which is chance."""
-    from sklearn.metrics import precision_recall_curve
 
     def draw(panel: Panel, curve: _Curve) -> None:
         panel.line([0, 1], [curve.truth.mean()] * 2, curve.colour, width=1, dash=_CHANCE)
-        precision, recall, _ = precision_recall_curve(curve.truth, curve.scores, drop_intermediate=True)
+        recall, precision = precision_recall_points(curve.truth, curve.scores)
         # Steps, because average precision is the area under steps: a straight line between points flatters.
         panel.steps(*thin(recall, precision), curve.colour, dash=curve.dash)
 

@@ -19,6 +19,7 @@ __all__ = [
     "FEWEST_PATIENTS",
     "Interval",
     "Ranking",
+    "areas",
     "bootstrap_weights",
     "delong",
     "delong_paired",
@@ -148,6 +149,18 @@ class Ranking:
             precision = np.einsum("ij,ij->j", positives, true / called) / true[-1]
         precision[np.isnan(auroc)] = np.nan
         return auroc, precision
+
+
+def areas(truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Returns AUROC and average precision, as scikit-learn gives them, whose import takes a second.
+
+    Args:
+        truth: bool (n,), with both values in it.
+        scores: float64 (n,); higher is more positive.
+    """
+    ranking = Ranking(truth, scores, np.zeros(len(truth), dtype=np.int64), 1)
+    auroc, precision = ranking.areas(np.ones((1, 1)))
+    return float(auroc[0]), float(precision[0])
 
 
 def percentiles(values: npt.NDArray[np.float64]) -> Interval | None:

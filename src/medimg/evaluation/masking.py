@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medimg.config import Finding
 from medimg.data.pack import Pack
 from medimg.data.pixels import Pixels
+from medimg.evaluation.intervals import areas
 from medimg.inference.predictions import Predictions
 from medimg.inference.predictor import Predictor
 
@@ -35,8 +36,6 @@ def check_centre(predictor: Predictor, pack: Pack, predictions: Predictions) -> 
         pack: Where the images are.
         predictions: Of validation, with labels.
     """
-    from sklearn.metrics import roc_auc_score
-
     rows = np.unique(np.linspace(0, len(predictions) - 1, _MOST_IMAGES).round().astype(np.int64))
     truth = predictions.truth[rows]
     judged = [
@@ -54,8 +53,7 @@ def check_centre(predictor: Predictor, pack: Pack, predictions: Predictions) -> 
 
     def mean_auroc(scores: NDArray[np.float64]) -> float:
         known = [(truth[:, column], scores[:, column]) for column in judged]
-        areas = [roc_auc_score(y[~np.isnan(y)], values[~np.isnan(y)]) for y, values in known]
-        return float(np.mean(areas))
+        return float(np.mean([areas(y[~np.isnan(y)] == 1, values[~np.isnan(y)])[0] for y, values in known]))
 
     whole, rim = mean_auroc(predictions.scores[rows]), mean_auroc(masked)
     figures = f"AUROC {whole:.3f} on {len(rows)} validation images, {rim:.3f} with the middle half painted over"

@@ -1,4 +1,4 @@
-"""Which interval each figure gets: the one that covers best in simulation (benchmarks/coverage.py).
+"""Which interval each figure gets: the one that covers best in simulation (benchmarks/studies/coverage.py).
 
 Shares of images: Wilson's at the effective number of images; likelihood ratios: from those of their two shares. AUROC,
 AUPRC and balanced accuracy: the bootstrap's standard error on the scale of log-odds. Calibration slope and intercept:

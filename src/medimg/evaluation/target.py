@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medimg.evaluation.calibration import BINS, Line, brier, ece, slope_intercept
-from medimg.evaluation.intervals import Interval, extreme
+from medimg.evaluation.intervals import Interval, areas, extreme
 from medimg.evaluation.resampling import rates
 from medimg.evaluation.thresholds import FEWEST_TO_ESTIMATE
 
@@ -71,8 +71,6 @@ class Target:
             fewest: Images with, and without, below which it is left out. At 1, a class that does not occur still has
                 the figures of the others.
         """
-        from sklearn.metrics import average_precision_score, roc_auc_score
-
         positives, negatives = int(truth.sum()), int((~truth).sum())
         both = min(positives, negatives) >= fewest
         reason = None
@@ -81,9 +79,10 @@ class Target:
             reason = f"{positives:,} images with it and {negatives:,} without; at least {least} needed"
         cells = (truth & decided, truth & ~decided, ~truth & decided, ~truth & ~decided)
         found = rates(np.array([cell.sum() for cell in cells], dtype=np.float64))
+        auroc, auprc = areas(truth, scores) if both else (None, None)
         values: dict[str, float | None] = {
-            "auroc": float(roc_auc_score(truth, scores)) if both else None,
-            "auprc": float(average_precision_score(truth, scores)) if both else None,
+            "auroc": auroc,
+            "auprc": auprc,
             **{name: float(value) if np.isfinite(value) else None for name, value in found.items()},
         }
         reasons = {name: why for name, why in _NO_RATIO.items() if values[name] is None}

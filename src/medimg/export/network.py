@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medimg.artifact import ModelRecord
+from medimg.export.frozen import to_litert, write_saved_model
 from medimg.framework import installed
 from medimg.home import atomic_write
 from medimg.inference.decision import distribution
@@ -114,12 +115,12 @@ def _litert(model: Any, target: Path) -> Run:
 
     saved_model = target.parents[1] / PATHS["saved_model"]
     if saved_model.exists():
-        # Keras would write the same SavedModel again in order to convert it: half of the time of both exports.
+        # Of the SavedModel, so that the file has its signature.
         converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
         converter.experimental_enable_resource_variables = True
         target.write_bytes(converter.convert())
     else:
-        model.export(str(target), format="litert", verbose=False)
+        target.write_bytes(to_litert(model))
     runtime = LiteRTRuntime(target, workers=1)
     return lambda image: runtime.outputs(image[None])
 
@@ -127,7 +128,7 @@ def _litert(model: Any, target: Path) -> Run:
 def _saved_model(model: Any, target: Path) -> Run:
     import tensorflow as tf
 
-    model.export(str(target), format="tf_saved_model", verbose=False)
+    write_saved_model(model, target)
     loaded = tf.saved_model.load(str(target))
     return lambda image: np.asarray(loaded.serve(tf.constant(image[None])))
 

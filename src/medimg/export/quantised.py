@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medimg.artifact import ModelRecord
+from medimg.export.frozen import write_saved_model
 from medimg.export.network import PATHS, load
 from medimg.home import atomic_write
 from medimg.inference.runtimes import LiteRTRuntime
@@ -97,7 +98,7 @@ def _converted(network: Any, images: npt.NDArray[np.uint8]) -> bytes:
             yield [image[None].astype(np.float32)]
 
     with tempfile.TemporaryDirectory(prefix="medimg-int8-") as folder:
-        network.export(folder, format="tf_saved_model", verbose=False)
+        write_saved_model(network, Path(folder))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.experimental_enable_resource_variables = True
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

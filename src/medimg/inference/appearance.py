@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from PIL import Image
 
 from medimg.data.pixels import Pixels, as_mode
 
@@ -17,6 +18,7 @@ _NEAR_BLACK = 16  # of 256
 _NEAR_WHITE = 240
 _COARSE = 4  # pixels between what is compared at a distance
 _DIGITS = 4  # the same in the server, in its log and in the reference
+_MOST_IN_32_BITS = 2**32 // 255
 _LEVELS = np.arange(256, dtype=np.float64)
 
 
@@ -39,14 +41,13 @@ def statistics(pixels: Pixels) -> dict[str, float]:
     """
     grey = as_mode(pixels, 1)[..., 0]
     height, width = grey.shape
-    counts = np.bincount(grey.reshape(-1), minlength=256)
+    counts = np.array(Image.fromarray(grey).histogram())
     size = height * width
     mean = float(counts @ _LEVELS) / size
     variance = float(counts @ _LEVELS**2) / size - mean**2
-    rows = grey.sum(axis=1, dtype=np.int64)
-    columns = grey.sum(axis=0, dtype=np.int64)
+    rows, columns = (grey.sum(axis=axis, dtype=np.uint32).astype(np.int64) for axis in (1, 0))
     middle = grey[height // 4 : height - height // 4, width // 4 : width - width // 4]
-    inside = float(middle.mean()) if middle.size else mean
+    inside = _mean(middle) if middle.size else mean
     outside = (mean * size - inside * middle.size) / (size - middle.size) if size > middle.size else mean
     down, across = _difference(grey[1:], grey[:-1]), _difference(grey[:, 1:], grey[:, :-1])
     coarse = _difference(grey[_COARSE:], grey[:-_COARSE]) + _difference(grey[:, _COARSE:], grey[:, :-_COARSE])
@@ -69,7 +70,7 @@ def _difference(one: Pixels, other: Pixels) -> float:
     """Returns the mean absolute difference, without leaving 8 bits on the way."""
     if not one.size:
         return 0.0
-    return float((np.maximum(one, other) - np.minimum(one, other)).mean())
+    return _mean(np.maximum(one, other) - np.minimum(one, other))
 
 
 def _halves(sums: np.ndarray, length: int) -> float:
@@ -84,4 +85,9 @@ def _colour(pixels: Pixels) -> float:
     few = np.ascontiguousarray(pixels[::2, ::2].transpose(2, 0, 1))  # a quarter of the pixels says as much
     red, green, blue = few
     strongest, weakest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    return float((strongest - weakest).mean())
+    return _mean(strongest - weakest)
+
+
+def _mean(pixels: Pixels) -> float:
+    """Returns the mean as `pixels.mean()` does, to the last bit, in half the time: whole numbers first."""
+    return int(pixels.sum(dtype=np.uint32 if pixels.size < _MOST_IN_32_BITS else np.uint64)) / pixels.size

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import ipaddress
 import json
 import secrets
@@ -26,6 +27,7 @@ from medimg.home import atomic_write, cores, salt
 from medimg.serving.access.gate import RATE_LIMIT, Gate, hosts_of
 from medimg.serving.access.keys import Keys
 from medimg.serving.access.sessions import Sessions
+from medimg.serving.processes import allocator
 from medimg.serving.processes.choice import Choice
 from medimg.serving.processes.process import SECONDS, WorkerProcess
 
@@ -104,6 +106,7 @@ async def _serve(given: argparse.Namespace, choice: Choice, first: WorkerProcess
     from medimg.serving.web.app import build_app
     from medimg.serving.web.server import BACKLOG, bound, end_with_terminal, serve
 
+    allocator.keep()
     broken: list[str] = []
     ended = asyncio.Event()
 
@@ -149,6 +152,7 @@ async def _serve(given: argparse.Namespace, choice: Choice, first: WorkerProcess
         served, gate=gate, admission=Admission(images=_IMAGES_A_WORKER * workers), monitor=monitor,
         explaining=explaining, picture=served.picture, fetch=fetch, on_start=tell,
     )  # fmt: skip
+    gc.freeze()  # what is there now stays: no collection goes through it again
     await serve(app, listening, ended=ended)
     for why in broken:
         print(f"error: no worker can be started any more: {why}", file=sys.stderr)  # noqa: T201

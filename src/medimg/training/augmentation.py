@@ -10,7 +10,7 @@ import numpy as np
 from medimg.config import Augment
 
 if TYPE_CHECKING:
-    from medimg.training.loop import Source
+    from medimg.training.features import Images
 
 __all__ = ["View", "augmentation", "augmented"]
 
@@ -65,10 +65,14 @@ class View:
         source: The images.
         augment: What to change, and how much.
         key: Tells this view's changes from those of others: seed and number.
+
+    Attributes:
+        identity: What the images are, in words that another run uses too.
     """
 
-    def __init__(self, source: Source, augment: Augment, key: tuple[int, ...]) -> None:
+    def __init__(self, source: Images, augment: Augment, key: tuple[int, ...]) -> None:
         self._source, self._key = source, key
+        self.identity = f"{source.identity}|{augment.model_dump_json()}|{key}"
         self._changes = augmentation(source.x(np.arange(1)).shape[1:], augment)
 
     def __len__(self) -> int:

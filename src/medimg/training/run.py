@@ -13,7 +13,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from medimg import models
 from medimg.artifact import Calibration, ModelFolder, ModelRecord, Preprocessing, add_look
@@ -23,12 +22,13 @@ from medimg.data.synthetic import golden_files
 from medimg.errors import ConfigError, DatasetError
 from medimg.evaluation import report as evaluation
 from medimg.evaluation.cases import Case, make_cases
+from medimg.evaluation.intervals import areas
 from medimg.evaluation.score import judge
 from medimg.evaluation.seen import write_seen
 from medimg.export import export
 from medimg.home import atomic_write
 from medimg.inference import monitoring
-from medimg.job import Interrupted, Paths, Stop
+from medimg.job import Paths, Stop
 from medimg.models.classifier import Classifier
 from medimg.progress import Event, Report
 from medimg.training.augmentation import View, augmented
@@ -36,7 +36,8 @@ from medimg.training.calibration import calibrate
 from medimg.training.card import card
 from medimg.training.checkpoints import Checkpoints
 from medimg.training.environment import make_exact, precision, versions
-from medimg.training.features import FeatureSource, PackSource, compute
+from medimg.training.features import FeatureSource, Images, PackSource, features_of
+from medimg.training.kept_features import KeptFeatures
 from medimg.training.loop import Phase, Source, fit
 from medimg.training.reference import validation_reference
 from medimg.training.steps import Devices, compile_for
@@ -46,7 +47,7 @@ from medimg.training.weighting import Balance, encode
 __all__ = ["train"]
 
 
-def train(spec: JobSpec, paths: Paths, stop: Stop, report: Report) -> ModelFolder:
+def train(spec: JobSpec, paths: Paths, stop: Stop, report: Report, tracker: Tracker) -> ModelFolder:
     """Trains, exports and evaluates, and returns the sealed model folder `out/model`.
 
     Raises:
@@ -55,18 +56,8 @@ def train(spec: JobSpec, paths: Paths, stop: Stop, report: Report) -> ModelFolde
     """
     assert spec.config is not None, "a training job has a configuration"  # noqa: S101 - checked at submit
     pack = Pack.open(paths.data, spec.samples)
-    tracker = Tracker(spec.id, report)
-    tracker.parameters({name: str(value) for name, value in spec.config.model_dump().items()})
-    status = "FAILED"
-    try:
-        model = _Training(spec, spec.config, pack, paths, stop, report, tracker).run()
-        status = "FINISHED"
-    except Interrupted:
-        status = "KILLED"
-        raise
-    finally:
-        tracker.end(status)
-    return model
+    tracker.parameters(spec.config.model_dump())
+    return _Training(spec, spec.config, pack, paths, stop, report, tracker).run()
 
 
 class _Training:
@@ -161,7 +152,7 @@ class _Training:
         found = self.checkpoints.latest()
         if found is None or found.state["phase"] != "fine-tuning":
             models.freeze(classifier)
-            features = self._features(classifier, devices, {"train": train, "val": val})
+            features = self._features(classifier.backbone, devices, {"train": train, "val": val})
             history = self._phase(
                 "fitting", classifier.head, devices, features["train"], features["val"], balance,
                 self.config.learning_rate, self.config.epochs, None,
@@ -175,36 +166,20 @@ class _Training:
         return history
 
     def _features(
-        self, classifier: Classifier, devices: Devices, sources: dict[str, PackSource]
+        self, backbone: keras.Model, devices: Devices, sources: dict[str, PackSource]
     ) -> dict[str, FeatureSource]:
-        backbone = classifier.backbone
-        assert backbone is not None  # noqa: S101 - asked only where there is one
-        forward = devices.forward(backbone)
         augment = self.config.augmentation
-        views: dict[str, list[Source]] = {split: [source] for split, source in sources.items()}
+        views: dict[str, list[Images]] = {split: [source] for split, source in sources.items()}
         if augment is not None:
             seed = self.config.seed
             views["train"] += [View(sources["train"], augment, (seed, number)) for number in range(augment.views)]
-        total = sum(len(source) for several in views.values() for source in several)
-        self.report(Event("stage", "features", 0, total))
-        found: dict[str, FeatureSource] = {}
-        before = 0
-        for split, several in views.items():
-            # Filled part by part: the features of many views are large, and must not be in memory twice.
-            features = np.empty((sum(map(len, several)), backbone.output_shape[-1]), np.float32)
-            filled = 0
-            for number, source in enumerate(several):
-                # The identity names configuration, data and code: all that decides what the features are of.
-                for part in compute(
-                    forward, source, self.paths.checkpoints, identity=f"{self.checkpoints.identity}|{split}|{number}",
-                    batch_size=32, before=before, total=total, report=self.report, check=self.stop.check,
-                ):  # fmt: skip
-                    features[filled : filled + len(part)] = part
-                    filled += len(part)
-                before += len(source)
-            targets = several[0].y(np.arange(len(several[0])))
-            found[split] = FeatureSource(features, np.concatenate([targets] * len(several)))
-        return found
+        # A later run finds them where a backend says that they last; elsewhere they last as long as the job.
+        root = Path(os.environ.get("MEDIMG_FEATURES") or self.paths.checkpoints / "features")
+        kept = KeptFeatures(root, self.spec.pack, lambda text: self.report(Event("warning", "features", message=text)))
+        return features_of(
+            views, backbone, devices, kept, identity={"pack": self.spec.pack, "code": self.spec.code},
+            report=self.report, check=self.stop.check,
+        )  # fmt: skip
 
     def _phase(
         self, name: str, network: keras.Model, devices: Devices, train: Any, val: Any, balance: Balance, rate: float,
@@ -238,7 +213,7 @@ class _Training:
             known = ~np.isnan(truth[:, column].astype(np.float64))
             values = truth[known, column]
             if len(np.unique(values)) == 2:
-                found.append(roc_auc_score(values, probabilities[known, column]))
+                found.append(areas(values == 1, probabilities[known, column])[0])
         return {"val_auroc": float(np.mean(found))} if found else {}
 
     # -- after fitting ------------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ class Devices:
 
     Attributes:
         count: Number of devices that share a batch.
+        accelerated: Whether they are something faster than a CPU.
         strategy: How they share it: TensorFlow's or Keras' own, for JAX; None for one device.
     """
 
@@ -72,6 +73,7 @@ class Devices:
             if len(names) > 1:
                 self.strategy = tf.distribute.MirroredStrategy(names)
         self.count = max(1, len(names))
+        self.accelerated = _on_gpu()
 
     def scope(self) -> AbstractContextManager[Any]:
         """Returns the context in which the network must be built."""

@@ -1,25 +1,39 @@
-"""MLflow tracking, where `MLFLOW_TRACKING_URI` is set; a tracking server that fails never stops training."""
+"""MLflow tracking, where `MLFLOW_TRACKING_URI` is set; a tracking server that fails never stops training.
+
+MLflow lives in a process of its own (`python -m medimg.training.tracking JOB`): its import and the making of its
+database take as long as TensorFlow's import and go on beside it, and a server that is slow to answer holds nothing up.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import IO, Any, Self
 
 from medimg.home import locked
+from medimg.job import Interrupted
 from medimg.progress import Event, Report
 
 __all__ = ["Tracker"]
 
 EXPERIMENT = "medimg"
+_MOST_SECONDS = 120.0  # to write what is left when training has ended
 
 
 class Tracker:
     """Writes parameters and metrics of one job to MLflow; metrics only, never a model.
+
+    As a context manager it ends the run: finished, killed where the job was asked to end, or failed.
 
     Args:
         job: The job's name; a restarted attempt goes on in the same run.
@@ -27,67 +41,125 @@ class Tracker:
     """
 
     def __init__(self, job: str, report: Report) -> None:
-        self._client: Any = None
-        self._run = ""
         self._report = report
-        if uri := os.environ.get("MLFLOW_TRACKING_URI", ""):
-            self._try(self._start, job, uri)
+        self._process: subprocess.Popen[bytes] | None = None
+        if os.environ.get("MLFLOW_TRACKING_URI", ""):
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, job], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            assert self._process.stdin and self._process.stdout  # noqa: S101 - asked for
+            os.set_blocking(self._process.stdin.fileno(), False)
+            self._listener = threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True)
+            self._listener.start()
 
-    def _start(self, job: str, uri: str) -> None:
-        database = Path(uri.removeprefix("sqlite:///"))
-        # Two jobs that make the database's tables at once would each fail half-way.
-        with locked(database.with_name(".mlflow.lock")) if uri.startswith("sqlite:///") else nullcontext():
-            self._open(job)
+    def __enter__(self) -> Self:
+        return self
 
-    def _open(self, job: str) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.end("FINISHED" if kind is None else "KILLED" if issubclass(kind, Interrupted) else "FAILED")
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        """Records parameters; a resumed job gives the same ones again."""
+        self._tell(parameters={name: str(value) for name, value in values.items()})
+
+    def metrics(self, values: Mapping[str, float | None], *, step: int = 0) -> None:
+        """Records numbers of one step; what is not estimable is left out."""
+        known = {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
+        self._tell(metrics=known, step=step, time=int(time.time() * 1000))
+
+    def end(self, status: str) -> None:
+        """Ends the run: FINISHED, FAILED or KILLED. Returns when all is written, or after two minutes."""
+        self._tell(status=status)
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin  # noqa: S101 - asked for
+        process.stdin.close()
+        try:
+            process.wait(_MOST_SECONDS)
+        except subprocess.TimeoutExpired:
+            # It goes on by itself: killed while it makes its database, it would leave half of one.
+            self._warn(f"what is left was not written within {_MOST_SECONDS:.0f} s")
+        else:
+            self._listener.join()
+
+    def _tell(self, **told: Any) -> None:
+        if self._process is None:
+            return
+        assert self._process.stdin  # noqa: S101 - asked for
+        try:
+            os.write(self._process.stdin.fileno(), json.dumps(told).encode() + b"\n")
+        except OSError:  # it has failed and said so, or the pipe is full: then it does not keep up
+            return
+
+    def _listen(self, said: IO[bytes]) -> None:
+        with said:
+            for line in said:
+                self._warn(line.decode(errors="replace").strip())
+
+    def _warn(self, text: str) -> None:
+        self._report(Event("warning", message=f"MLflow tracking stopped: {text}"))
+
+
+class _Run:
+    """A job's run in MLflow, from within the process that writes it."""
+
+    def __init__(self, job: str) -> None:
         # No figures about the user's work leave the machine.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
 
         for logger in ("mlflow", "alembic"):
             logging.getLogger(logger).setLevel(logging.WARNING)
-        client = MlflowClient()
-        self._run = os.environ.get("MLFLOW_RUN_ID", "")
-        if not self._run:
-            found = client.get_experiment_by_name(EXPERIMENT)
-            experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT)
-            runs = client.search_runs([experiment], f"tags.`medimg.job` = '{job}'", max_results=1)
-            tags = {"medimg.job": job, "mlflow.runName": job}
-            self._run = runs[0].info.run_id if runs else client.create_run(experiment, tags=tags).info.run_id
-        self._client = client
+        uri = os.environ["MLFLOW_TRACKING_URI"]
+        database = Path(uri.removeprefix("sqlite:///"))
+        # Two jobs that make the database's tables at once would each fail half-way.
+        with locked(database.with_name(".mlflow.lock")) if uri.startswith("sqlite:///") else nullcontext():
+            self._client = MlflowClient()
+            self._id = os.environ.get("MLFLOW_RUN_ID", "") or self._found(job)
 
-    def parameters(self, values: Mapping[str, Any]) -> None:
-        """Records parameters; a resumed job gives the same ones again."""
-        if self._client is not None:
-            self._try(self._record, values, {}, 0)
+    def _found(self, job: str) -> str:
+        known = self._client.get_experiment_by_name(EXPERIMENT)
+        experiment = known.experiment_id if known else self._client.create_experiment(EXPERIMENT)
+        runs = self._client.search_runs([experiment], f"tags.`medimg.job` = '{job}'", max_results=1)
+        tags = {"medimg.job": job, "mlflow.runName": job}
+        run = runs[0] if runs else self._client.create_run(experiment, tags=tags)
+        return str(run.info.run_id)
 
-    def metrics(self, values: Mapping[str, float | None], *, step: int = 0) -> None:
-        """Records numbers of one step; what is not estimable is left out."""
-        if self._client is not None:
-            known = {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
-            self._try(self._record, {}, known, step)
-
-    def _record(self, parameters: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
+    def write(self, told: Mapping[str, Any]) -> None:
+        """Writes one line of what the job tells."""
         from mlflow.entities import Metric, Param
 
-        # In one request: where the server is in a cloud, training waits a while for each.
+        if status := told.get("status"):
+            self._client.set_terminated(self._id, status)
+            return
+        # In one request: a server in a cloud answers each after a while.
         self._client.log_batch(
-            self._run,
-            params=[Param(name, str(value)) for name, value in parameters.items()],
-            metrics=[Metric(name, value, int(time.time() * 1000), step) for name, value in metrics.items()],
+            self._id,
+            params=[Param(name, value) for name, value in told.get("parameters", {}).items()],
+            metrics=[
+                Metric(name, value, told["time"], told["step"]) for name, value in told.get("metrics", {}).items()
+            ],
         )
 
-    def end(self, status: str) -> None:
-        """Ends the run: FINISHED, FAILED or KILLED."""
-        if self._client is not None:
-            self._try(lambda: self._client.set_terminated(self._run, status))
 
-    def _try(self, action: Any, *arguments: Any) -> None:
-        try:
-            action(*arguments)
-        except Exception as error:  # whatever a tracking server does, the training goes on
-            self._client = None
-            text = str(error).strip().splitlines()
-            self._report(
-                Event("warning", message=f"MLflow tracking stopped: {text[0] if text else type(error).__name__}")
-            )
+def main() -> int:
+    """Writes what standard input tells, a JSON object a line; if that fails, says why and returns 1."""
+    # The job is asked to end, and its last line is to be written: this process ends with standard input.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    # What MLflow prints, such as a run's address, is for the log: the job takes each line it is sent for a failure.
+    failure, sys.stdout = sys.stdout, sys.stderr
+    try:
+        run = _Run(sys.argv[1])
+        for line in sys.stdin:
+            run.write(json.loads(line))
+    except Exception as error:  # whatever a tracking server does, the training goes on
+        text = str(error).strip().splitlines()
+        failure.write(f"{text[0] if text else type(error).__name__}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

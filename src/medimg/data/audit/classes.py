@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from medimg.data.audit.findings import Found, found
 from medimg.data.labels import amount, listing
 
 if TYPE_CHECKING:
-    from medimg.data.dataset import Dataset, Split
+    from medimg.data.dataset import Dataset, Sample, Split
 
-__all__ = ["LEAST_PER_CLASS", "absent", "imbalance", "lacking", "scarce", "validation"]
+__all__ = ["LEAST_PER_CLASS", "absent", "imbalance", "lacking", "scarce", "truth", "validation"]
 
 # A threshold chosen on fewer of a class is noise; under 50 it is uncertain.
 LEAST_PER_CLASS = 10
@@ -19,6 +22,14 @@ ENOUGH_PER_CLASS = 50
 # From here on accuracy says little: who always gives the majority's answer is right in four of five images.
 LARGEST_MAJORITY = 0.8
 RARE = 0.05  # share of a label below which accuracy on it says nothing
+
+
+def truth(dataset: Dataset, samples: Sequence[Sample]) -> npt.NDArray[np.float64]:
+    """Returns 1, 0 or NaN (unknown) for each image and class: float64 (n, classes)."""
+    labels = [sample.labels for sample in samples]
+    if dataset.task == "multilabel":
+        return np.array(labels, np.float64).reshape(len(labels), len(dataset.classes))  # None becomes NaN
+    return np.eye(len(dataset.classes))[np.array(labels, np.int64)]
 
 
 def scarce(dataset: Dataset, of: Split, least: int = LEAST_PER_CLASS) -> dict[str, int]:
@@ -96,12 +107,9 @@ def imbalance(dataset: Dataset) -> Found:
 
 
 def _inestimable(dataset: Dataset) -> list[str]:
-    few = []
-    for column, name in enumerate(dataset.classes):
-        known = [sample.labels[column] for sample in dataset.of("val") if not isinstance(sample.labels, int)]
-        if min(known.count(1), known.count(0)) < LEAST_PER_CLASS:
-            few.append(name)
-    return few
+    shown = truth(dataset, dataset.of("val"))
+    fewer = np.minimum((shown == 1).sum(axis=0), (shown == 0).sum(axis=0))
+    return [name for name, number in zip(dataset.classes, fewer.tolist(), strict=True) if number < LEAST_PER_CLASS]
 
 
 def _amounts(few: Mapping[str, int]) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from medimg.data.audit.classes import truth
 from medimg.data.audit.findings import Found, found
 from medimg.data.labels import amount
 
@@ -120,24 +122,20 @@ def _kind(mode: str, bits: int) -> str:
 
 def _differing(dataset: Dataset, has: Mapping[str, bool]) -> list[tuple[str, float, float]]:
     """Returns the classes with which a trait goes, and its share in the class and in the other images."""
+    trait = np.array([has.get(sample.id, False) for sample in dataset.samples], bool)
     told = []
-    for column, label in enumerate(dataset.classes):
-        mine: list[bool] = []
-        others: list[bool] = []
-        for sample in dataset.samples:
-            value = sample.labels == column if isinstance(sample.labels, int) else sample.labels[column]
-            if value is not None:
-                (mine if value else others).append(has.get(sample.id, False))
-        if mine and others and _is_clear(mine, others):
-            told.append((label, float(np.mean(mine)), float(np.mean(others))))
+    for label, shows in zip(dataset.classes, truth(dataset, dataset.samples).T, strict=True):
+        mine, others = trait[shows == 1], trait[shows == 0]
+        if len(mine) and len(others) and _is_clear(mine, others):
+            told.append((label, float(mine.mean()), float(others.mean())))
         if len(dataset.classes) == 2 and dataset.task != "multilabel" and told:
             break  # of two classes the second says the same
     return told
 
 
-def _is_clear(mine: Sequence[bool], others: Sequence[bool]) -> bool:
+def _is_clear(mine: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_]) -> bool:
     """Tells whether two shares differ (two-proportion z test)."""
-    first, second = float(np.mean(mine)), float(np.mean(others))
-    pooled = (sum(mine) + sum(others)) / (len(mine) + len(others))
+    pooled = (int(mine.sum()) + int(others.sum())) / (len(mine) + len(others))
     error = math.sqrt(pooled * (1 - pooled) * (1 / len(mine) + 1 / len(others)))
-    return abs(first - second) >= max(LEAST_DIFFERENCE, LEAST_ERRORS * error) and error > 0
+    difference = abs(float(mine.mean()) - float(others.mean()))
+    return difference >= max(LEAST_DIFFERENCE, LEAST_ERRORS * error) and error > 0

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from medimg.data.audit.classes import truth
 from medimg.data.audit.findings import Found, found
-from medimg.data.audit.separation import FEWEST, Floats, plain_features
+from medimg.data.audit.separation import FEWEST, plain_features
 from medimg.data.audit.shift import find_shift, shift_message
 from medimg.data.audit.shortcuts import find_shortcuts, shortcut_message
 
@@ -22,12 +24,12 @@ __all__ = ["shifts", "shortcuts"]
 def shortcuts(dataset: Dataset, facts: Mapping[str, PixelFacts]) -> Found:
     """Tells of classes that size, brightness and border alone give away, in train and validation."""
     samples = [s for s in dataset.samples if s.split != "test" and facts[s.id].appearance is not None]
-    truth, names = _truth(dataset, samples), dataset.classes
+    shown, names = truth(dataset, samples), dataset.classes
     if dataset.positive is not None:  # of two classes the other says the same
         names = (dataset.positive,)
-        truth = truth[:, [dataset.classes.index(dataset.positive)]]
+        shown = shown[:, [dataset.classes.index(dataset.positive)]]
     features = plain_features([facts[sample.id] for sample in samples])
-    told = find_shortcuts(features, truth, _patients(samples), names)
+    told = find_shortcuts(features, shown, _patients(samples), names)
     if told is None:
         return found("shortcuts", "unknown", f"no class has {FEWEST} images and patients on both sides to ask this of")
     if told:
@@ -42,7 +44,7 @@ def shifts(dataset: Dataset, facts: Mapping[str, PixelFacts]) -> Found:
     if not in_test.any():
         return found("shift", "unknown", "there is no test split to compare train with")
     features = plain_features([facts[sample.id] for sample in samples])
-    told = find_shift(features, _truth(dataset, samples) == 1, in_test, _patients(samples), dataset.classes)
+    told = find_shift(features, truth(dataset, samples) == 1, in_test, _patients(samples), dataset.classes)
     if told is None:
         return found("shift", "unknown", f"no class has {FEWEST} images and patients in train and in test")
     if told:
@@ -50,16 +52,8 @@ def shifts(dataset: Dataset, facts: Mapping[str, PixelFacts]) -> Found:
     return found("shift", "fine", "images of one class look alike in train and test")
 
 
-def _truth(dataset: Dataset, samples: list[Sample]) -> Floats:
-    """Returns 1, 0 or NaN (unknown) for each class: float64 (n, classes)."""
-    truth = np.zeros((len(samples), len(dataset.classes)))
-    for row, sample in enumerate(samples):
-        if isinstance(sample.labels, int):
-            truth[row, sample.labels] = 1
-        else:
-            truth[row] = [np.nan if value is None else value for value in sample.labels]
-    return truth
-
-
-def _patients(samples: list[Sample]) -> np.ndarray:
-    return np.array([f"i:{sample.id}" if sample.group is None else f"g:{sample.group}" for sample in samples], str)
+def _patients(samples: list[Sample]) -> npt.NDArray[np.int64]:
+    """Returns the patient of each image as a number: int64 (n,)."""
+    names = [f"i:{sample.id}" if sample.group is None else f"g:{sample.group}" for sample in samples]
+    place = {name: number for number, name in enumerate(sorted(set(names)))}
+    return np.array([place[name] for name in names], np.int64)

@@ -54,6 +54,7 @@ _FURTHEST = 4.0  # standard deviations: squares of one wild value must not rule 
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+Groups = npt.NDArray[np.str_] | npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def plain_features(facts: Sequence[PixelFacts]) -> Floats:
     return np.array(rows, np.float64).reshape(len(rows), len(FEATURES))
 
 
-def separation(features: Floats, positive: Flags, groups: npt.NDArray[np.str_], *, seed: int = 0) -> Separation | None:
+def separation(features: Floats, positive: Flags, groups: Groups, *, seed: int = 0) -> Separation | None:
     """Returns how well features tell positive images from the others; None where there are too few to say.
 
     The interval is DeLong's for clustered data (Obuchowski, Biometrics 53 (1997) 567-578): of patients, not images.
@@ -99,7 +100,7 @@ def separation(features: Floats, positive: Flags, groups: npt.NDArray[np.str_], 
     Args:
         features: float64 (n, k).
         positive: bool (n,).
-        groups: str (n,): the patient of each image; images of one are in one fold.
+        groups: str or int64 (n,): the patient of each image; images of one are in one fold.
         seed: Of the folds.
     """
     chosen = _at_most(positive, groups, seed)
@@ -128,7 +129,7 @@ def ranking(features: Floats, positive: Flags) -> list[tuple[float, int]]:
     return sorted(((float(auroc), k) for auroc, k in found), key=lambda pair: -abs(pair[0] - 0.5))
 
 
-def _at_most(positive: Flags, groups: npt.NDArray[np.str_], seed: int) -> npt.NDArray[np.int64]:
+def _at_most(positive: Flags, groups: Groups, seed: int) -> npt.NDArray[np.int64]:
     """Returns the rows to use: all, or whole patients in a random order up to `_MOST` images a side."""
     _, group = np.unique(groups, return_inverse=True)
     place = np.random.default_rng(seed).permutation(group.max(initial=0) + 1)[group]
@@ -142,7 +143,7 @@ def _at_most(positive: Flags, groups: npt.NDArray[np.str_], seed: int) -> npt.ND
     return np.sort(np.concatenate(kept))
 
 
-def _folds(positive: Flags, groups: npt.NDArray[np.str_], seed: int) -> npt.NDArray[np.int64]:
+def _folds(positive: Flags, groups: Groups, seed: int) -> npt.NDArray[np.int64]:
     """Returns the fold of each image: patients dealt out in the order of their share of positive images."""
     _, group = np.unique(groups, return_inverse=True)
     share = np.bincount(group, positive) / np.bincount(group)
@@ -181,7 +182,7 @@ def _wins(first: Floats, second: Floats) -> Floats:
     return np.asarray(below / (2 * len(ordered)))
 
 
-def _auroc(positive: Flags, scores: Floats, groups: npt.NDArray[np.str_]) -> Separation:
+def _auroc(positive: Flags, scores: Floats, groups: Groups) -> Separation:
     wins, losses = _wins(scores[positive], scores[~positive]), 1 - _wins(scores[~positive], scores[positive])
     auroc = float(wins.mean())
     share = np.empty(len(scores))

@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from medimg.data.audit.separation import FEATURES, HIDE_PROPORTIONS, Flags, Floats, Separation, ranking, separation
+from medimg.data.audit.separation import (
+    FEATURES,
+    HIDE_PROPORTIONS,
+    Flags,
+    Floats,
+    Groups,
+    Separation,
+    ranking,
+    separation,
+)
 
 __all__ = ["LIMIT", "Shift", "find_shift", "shift_message"]
 
@@ -51,7 +57,7 @@ class Shift:
 
 
 def find_shift(
-    features: Floats, shows: Flags, in_test: Flags, groups: npt.NDArray[np.str_], names: Sequence[str]
+    features: Floats, shows: Flags, in_test: Flags, groups: Groups, names: Sequence[str]
 ) -> tuple[Shift, ...] | None:
     """Returns the classes that are shifted, the clearest first; None where no class has enough images to say.
 
@@ -59,7 +65,7 @@ def find_shift(
         features: float64 (n, len(FEATURES)): `plain_features` of the images of train and of test.
         shows: bool (n, len(names)): which class each image shows.
         in_test: bool (n,): test, else train.
-        groups: str (n,): the patient of each image.
+        groups: str or int64 (n,): the patient of each image.
         names: Of the classes.
     """
     found, asked = [], False

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from medimg.data.audit.separation import (
     FAMILIES,
@@ -18,6 +17,7 @@ from medimg.data.audit.separation import (
     HIDE_PROPORTIONS,
     Flags,
     Floats,
+    Groups,
     Separation,
     separation,
 )
@@ -47,7 +47,7 @@ class Shortcut:
 
 
 def find_shortcuts(
-    features: Floats, truth: Floats, groups: npt.NDArray[np.str_], names: Sequence[str]
+    features: Floats, truth: Floats, groups: Groups, names: Sequence[str]
 ) -> tuple[Shortcut, ...] | None:
     """Returns the classes that are given away, the clearest first; None where no class has enough images to say.
 
@@ -55,7 +55,7 @@ def find_shortcuts(
         features: float64 (n, len(FEATURES)): `plain_features` of the images to learn from, not those of test.
         truth: float64 (n, len(names)): 1, 0 or NaN (unknown) for each class. Of a binary task the positive class is
             enough.
-        groups: str (n,): the patient of each image.
+        groups: str or int64 (n,): the patient of each image.
         names: Of the classes.
     """
     found, asked = [], False
@@ -90,7 +90,7 @@ def _is_clear(one: Separation | None) -> bool:
     return one is not None and one.auroc > LIMIT and one.low > _LUCK
 
 
-def _families(features: Floats, positive: Flags, groups: npt.NDArray[np.str_]) -> tuple[tuple[str, Separation], ...]:
+def _families(features: Floats, positive: Flags, groups: Groups) -> tuple[tuple[str, Separation], ...]:
     found = []
     for family, members in FAMILIES.items():
         each = separation(features[:, [FEATURES.index(member) for member in members]], positive, groups)

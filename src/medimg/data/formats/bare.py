@@ -201,10 +201,10 @@ def _needed(piece: bytes, file: Callable[[bytes], bytes]) -> bytes | None:
         piece: The data.
         file: Makes a file of it.
     """
-    whole = picture(file(piece), name="image")[0]
+    whole = picture(file(piece), name="image").pixels
     for _ in range(_SURPLUS):
         shorter = piece[:-2] if piece.endswith(b"\xff\0") else piece[:-1]
-        if not shorter or not np.array_equal(picture(file(shorter), name="image")[0], whole):
+        if not shorter or not np.array_equal(picture(file(shorter), name="image").pixels, whole):
             return piece
         piece = shorter
     return None

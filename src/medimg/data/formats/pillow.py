@@ -10,10 +10,10 @@ from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugi
 from medimg.data.formats.effort import Bmp, Metered, Tiff, WebP, check_jpeg, check_webp
 from medimg.data.formats.rejection import check_size, rejection
 from medimg.data.formats.strictness import strict_decoders
-from medimg.data.pixels import Pixels, Stored, bands, grey_if_equal, is_grey, resize
+from medimg.data.pixels import Box, Picture, Pixels, Size, Stored, bands, is_grey
 from medimg.errors import ImageRejected
 
-__all__ = ["SPARE", "is_jpeg", "picture", "pixels_of"]
+__all__ = ["USUAL", "is_jpeg", "picture", "pixels_of", "reduction"]
 
 # Opened by class and not by Image.open, whose choice of plug-ins and limits belongs to the host program.
 _READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
@@ -45,9 +45,9 @@ _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # of EXIF and TIFF
 
 # A JPEG is decoded at least so many times as large as it is wanted; the antialiased resize does the rest.
 SPARE = 2
-
-Size = tuple[int, int]  # height and width
-Box = tuple[float, float, float, float]  # left, top, right and bottom, in pixels
+# The side that most networks take. Whatever is smaller is made of the same pixels, which are therefore all that has to
+# be known of a file to know a pack of it.
+USUAL = 224
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -55,13 +55,19 @@ def is_jpeg(data: bytes) -> bool:
     return _READERS[0][0].match(data) is not None
 
 
-def picture(data: bytes, *, name: str, size: Size | None = None) -> tuple[Pixels, Stored]:
-    """Returns a file's pixels, and how it holds them.
+def reduction(height: int, width: int, size: int) -> int:
+    """Returns 8, 4, 2 or 1: a JPEG is decoded at one such part of its height and width for a square of `size`."""
+    most = min(height, width) // (SPARE * max(size, USUAL))
+    return next((part for part in (8, 4, 2) if part <= most), 1)
+
+
+def picture(data: bytes, *, name: str, size: Size | None = None) -> Picture:
+    """Returns what a file shows.
 
     Args:
         data: The whole file.
         name: What to call the image in an error.
-        size: As of `medimg.data.decode.decode`.
+        size: Height and width that it is wanted at: a JPEG is decoded no larger than that asks. None: whole.
 
     Raises:
         ImageRejected: With a code of `medimg.data.decode.REJECTIONS`.
@@ -84,9 +90,7 @@ def picture(data: bytes, *, name: str, size: Size | None = None) -> tuple[Pixels
                     "has several frames or pages. Save the one that the label means by itself",
                 )
             mode, bits = image.mode, _bits(image, data)
-            pixels = _pixels(image, name, size)
-            # Not before the pixels: Pillow loads a PNG to find its EXIF, and would hide that it is corrupt.
-            return pixels, Stored(mode, bits, _orientation(image))
+            return _picture(image, name, mode, bits, size)
     except ImageRejected:
         raise
     except Exception as error:
@@ -105,7 +109,7 @@ def pixels_of(image: Image.Image, *, name: str) -> Pixels:
     """
     try:
         with strict_decoders():
-            return _pixels(image, name)
+            return _picture(image, name, image.mode, 8).pixels.copy()
     except ImageRejected:
         raise
     except Exception as error:
@@ -122,23 +126,27 @@ def _reader(data: bytes, name: str) -> type[ImageFile.ImageFile]:
     raise ImageRejected("not-an-image", name, "is no JPEG, PNG, GIF, TIFF, BMP, WebP or PNM file, whatever its name")
 
 
-def _pixels(image: Image.Image, name: str, size: Size | None = None) -> Pixels:
+def _picture(image: Image.Image, name: str, mode: str, bits: int, size: Size | None = None) -> Picture:
     check_size(image.width, image.height, name)
+    width, height = image.size
     box = None if size is None else _scaled(image, size)
     image.load()
-    white_is_zero, bits = False, 16
+    # Not before the pixels: Pillow loads a PNG to find its EXIF, and would hide that it is corrupt.
+    orientation = _orientation(image)
+    whole = (height, width) if orientation < 5 else (width, height)
+    stored = Stored(mode, bits, orientation)
+    white_is_zero, depth = False, 16
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode.startswith("I"):
         # Pillow inverts WhiteIsZero for 8 bits only, and leaves 12 bits in the low end of 16.
         white_is_zero = image.tag_v2.get(_PHOTOMETRIC) == 0
-        bits = 12 if image.tag_v2.get(_BITS) == (12,) else 16
-    orientation = _orientation(image)
+        depth = 12 if image.tag_v2.get(_BITS) == (12,) else 16
     turn = _TURNS.get(orientation)
     if turn is not None:
         box = None if box is None else _turned(box, image.width, image.height, orientation)
         image = image.transpose(turn)
     if image.mode.startswith("I"):
-        wide = _from_wide(image, name, white=2**bits - 1, white_is_zero=white_is_zero)
-        return wide if size is None else resize(wide, size)
+        wide = _from_wide(image, name, white=2**depth - 1, white_is_zero=white_is_zero)
+        return Picture(wide, whole, stored)
     if image.mode == "F":
         raise ImageRejected("unsupported", name, "has floating-point pixels and does not say which value is white")
     if image.has_transparency_data and image.mode in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa"):
@@ -147,15 +155,13 @@ def _pixels(image: Image.Image, name: str, size: Size | None = None) -> Pixels:
         image = image.convert("L")
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
-    if size is None:
-        return np.array(image) if image.mode == "L" else grey_if_equal(np.array(image))
     if image.mode == "RGB" and is_grey(np.asarray(image)):
         image = image.convert("L")
-    return np.array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box))
+    return Picture(image, whole, stored, box)
 
 
 def _scaled(image: Image.Image, size: Size) -> Box | None:
-    """Lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, the smallest that is `SPARE` times the size wanted.
+    """Lets a JPEG be decoded at 1/2, 1/4 or 1/8: the smallest that is `SPARE` times the size wanted, and of `USUAL`.
 
     libjpeg then leaves out the finest waves of each block of 8 × 8 pixels (ISO 10918-1 A.3.3), and reads no less of
     the file.
@@ -166,7 +172,7 @@ def _scaled(image: Image.Image, size: Size) -> Box | None:
     if not isinstance(image, JpegImagePlugin.JpegImageFile):
         return None
     height, width = size if _orientation(image) < 5 else size[::-1]
-    drafted = image.draft(None, (SPARE * width, SPARE * height))
+    drafted = image.draft(None, (SPARE * max(width, USUAL), SPARE * max(height, USUAL)))
     return None if drafted is None else drafted[1]
 
 

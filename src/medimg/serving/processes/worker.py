@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import resource
@@ -28,7 +29,7 @@ from medimg.inference.answers import refusal
 from medimg.inference.predictor import Predictor
 from medimg.inference.runtimes import Runtime, RuntimeName, open_runtime
 from medimg.serving.clouds.handling import Handler
-from medimg.serving.processes import process
+from medimg.serving.processes import allocator, process
 from medimg.serving.requests import MAX_BODY
 
 __all__ = ["main"]
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _bound() -> None:
     """Bounds what this process may take, and leaves its end to the server."""
+    allocator.keep()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal tells all of the server's group
     with contextlib.suppress(OSError):
@@ -111,28 +113,23 @@ def _json(content: Any) -> bytes:
 
 
 def _serve(channel: socket.socket, handler: Handler | None, seconds: float) -> None:
-    head = bytearray(process.HEAD.size)
-    while _fill(channel, memoryview(head)):
+    while head := _read(channel, process.HEAD.size):
         number, kind, length = process.HEAD.unpack(head)
-        body = bytearray(length)
-        if not _fill(channel, memoryview(body)):
+        body = _read(channel, length)
+        if len(body) < length:
             return
         # Its default action ends the process also in the midst of a decoder's own code.
         signal.setitimer(signal.ITIMER_REAL, seconds + _LONGER)
-        kind, content = _reply(handler, kind, bytes(body))
+        kind, content = _reply(handler, kind, body)
         signal.setitimer(signal.ITIMER_REAL, 0)
         del body
         _send(channel, number, kind, content)
 
 
-def _fill(channel: socket.socket, place: memoryview) -> bool:
-    """Fills a place with what comes; returns whether it was filled."""
-    while place:
-        count = channel.recv_into(place)
-        if not count:
-            return False
-        place = place[count:]
-    return True
+def _read(channel: socket.socket, count: int) -> bytes:
+    """Returns so many bytes in one piece, without a copy; b"" where the channel was closed before they came."""
+    content = channel.recv(count, socket.MSG_WAITALL) if count else b""
+    return content if len(content) == count else b""
 
 
 def _send(channel: socket.socket, number: int, kind: int, content: bytes) -> None:
@@ -155,6 +152,7 @@ def main() -> int:
             return 1
         if handler is None or handler.predictor.runtime.name != "keras":  # which reserves far more than it uses
             _limit_memory()
+        gc.freeze()  # what is there now stays: no collection goes through it again
         _send(channel, 0, process.HELLO, _json({"worst": 0.0 if handler is None else handler.worst}))
         _serve(channel, handler, given.seconds)
     return 0

@@ -2,7 +2,8 @@
 
 A worker that takes too long for an image, or dies, costs that one request; it is replaced at once, and ever more slowly
 where one after the other dies. Requests that come while all are busy wait in one line: how many may is for
-`medimg.serving.web.admission` to say.
+`medimg.serving.web.admission` to say. Where images take milliseconds, a worker has the next one in hand before it has
+finished the last, so that its core never waits for the server; what it has not begun with is another's where it stops.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ _CALM_SECONDS = 60.0
 _DEATHS_A_MINUTE = 6  # that are answered by a new worker at once
 _LONGEST_PAUSE = 10.0  # seconds before another is started
 _FAILED_STARTS = 5  # one after the other, with no worker left, end the server
+# Of an image: where they take no longer, the next one is handed over ahead. Of longer ones the wait between two is no
+# share, and one that was handed to the wrong worker would wait long.
+_BRIEF_SECONDS = 0.05
+_LONG_SECONDS = 0.2  # with one image: then the next one is taken back for another worker
+_NEWEST = 0.1  # weight of the last image in the mean time of an image
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +46,6 @@ class _Job:
     image: bytes
     reply: asyncio.Future[tuple[int, bytes]]
     since: float
-    number: int = 0
 
 
 def _gone() -> Refused:
@@ -63,8 +68,10 @@ class _Worker(asyncio.Protocol):
         self.process = started.process
         self.seconds = started.seconds
         self.ready = False
-        self.job: _Job | None = None
         self.failure = ""  # why it never became ready
+        # The image that it computes, and the next one, by their numbers; None: nobody waits for its answer any more.
+        self.jobs: deque[tuple[int, _Job | None]] = deque()
+        self.began = 0.0  # with the first of them
         self._number = 0
         self._received = bytearray()
         self._deadline = asyncio.get_running_loop().call_later(_START_SECONDS, self.process.kill)
@@ -76,9 +83,24 @@ class _Worker(asyncio.Protocol):
     def do(self, job: _Job) -> None:
         """Hands an image over."""
         self._number += 1
-        job.number = self._number
-        self.job = job
-        self.transport.writelines((HEAD.pack(job.number, job.kind, len(job.image)), job.image))
+        self.jobs.append((self._number, job))
+        self.transport.writelines((HEAD.pack(self._number, job.kind, len(job.image)), job.image))
+        if len(self.jobs) == 1:
+            self._begin()
+
+    def take_back(self) -> _Job | None:
+        """Returns the image that it was handed ahead, where it has not come to it for long.
+
+        Whoever hangs, or has a large image, may still compute it; nobody takes that answer then.
+        """
+        if len(self.jobs) < 2 or time.monotonic() - self.began < _LONG_SECONDS:
+            return None
+        number, job = self.jobs[1]
+        self.jobs[1] = number, None
+        return job
+
+    def _begin(self) -> None:
+        self.began = time.monotonic()
         self._deadline = asyncio.get_running_loop().call_later(self.seconds, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
@@ -104,17 +126,20 @@ class _Worker(asyncio.Protocol):
         self.pool._became_ready(self, told)
 
     def _answered(self, number: int, kind: int, body: bytes) -> None:
-        job, self.job = self.job, None
-        if job is None or job.number != number:
-            self.job = job
+        if not self.jobs or self.jobs[0][0] != number:
             self.process.kill()  # nobody could tell whose answer it is
             return
-        if not job.reply.done():
+        _, job = self.jobs.popleft()
+        self.pool._took(time.monotonic() - self.began)
+        if self.jobs:
+            self._begin()
+        if job is not None and not job.reply.done():
             job.reply.set_result((kind, body))
         self.pool._next(self)
 
     def _too_slow(self) -> None:
-        job, self.job = self.job, None
+        number, job = self.jobs[0]
+        self.jobs[0] = number, None
         if job is not None and not job.reply.done():
             message = f"takes longer than {self.seconds:g} s to read. Save it anew, as PNG or JPEG"
             job.reply.set_exception(ImageRejected("too-slow", "image", message))
@@ -123,9 +148,11 @@ class _Worker(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()
         self.process.kill()
-        if self.job is not None and not self.job.reply.done():
-            self.job.reply.set_exception(_gone())
-        self.pool._lost(self)
+        begun, *ahead = [job for _, job in self.jobs] or [None]
+        self.jobs.clear()
+        if begun is not None and not begun.reply.done():
+            begun.reply.set_exception(_gone())
+        self.pool._lost(self, [job for job in ahead if job is not None])
 
 
 class Workers:
@@ -153,6 +180,8 @@ class Workers:
         self._workers: set[_Worker] = set()
         self._idle: list[_Worker] = []
         self._waiting: deque[_Job] = deque()
+        self._mean_seconds = float("inf")  # that an image takes
+        self._looking: asyncio.TimerHandle | None = None
         self._deaths: deque[float] = deque()
         self._failed_starts = 0
         self._pauses: set[asyncio.TimerHandle] = set()
@@ -214,19 +243,30 @@ class Workers:
         job = _Job(kind, image, loop.create_future(), time.monotonic())
         if self._idle:
             self._idle.pop().do(job)
+        elif (worker := self._next_to_finish()) is not None:
+            worker.do(job)
         else:
             self._waiting.append(job)
         return await job.reply
+
+    def _next_to_finish(self) -> _Worker | None:
+        """Returns who may have an image ahead; None: nobody."""
+        if self._waiting or self._mean_seconds > _BRIEF_SECONDS:
+            return None
+        able = (worker for worker in self._workers if worker.ready and len(worker.jobs) == 1)
+        return min(able, key=lambda worker: worker.began, default=None)
 
     async def close(self, *, drain: bool = True) -> None:
         """Ends the workers, when all that was asked is answered where `drain` is given."""
         if drain:
             deadline = time.monotonic() + _DRAIN_SECONDS
-            while (self._waiting or any(worker.job for worker in self._workers)) and time.monotonic() < deadline:
+            while (self._waiting or any(worker.jobs for worker in self._workers)) and time.monotonic() < deadline:
                 await asyncio.sleep(0.02)
         self._closing = True
         for pause in self._pauses:
             pause.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
         if not self._workers:
             self._empty.set()
         for worker in self._workers:
@@ -249,31 +289,62 @@ class Workers:
             self._hello.set_result(told)
         self._next(worker)
 
+    def _took(self, seconds: float) -> None:
+        """Takes in how long an image took."""
+        mean = self._mean_seconds
+        self._mean_seconds = seconds if mean == float("inf") else mean + _NEWEST * (seconds - mean)
+
     def _next(self, worker: _Worker) -> None:
-        """Gives a worker the next image, or rest."""
+        """Gives a worker the next image, and where they are brief the one after it, or rest."""
+        self._take_back()
+        most = 2 if self._mean_seconds <= _BRIEF_SECONDS else 1
         oldest = time.monotonic() - _WAIT_SECONDS
-        while self._waiting:
+        while self._waiting and len(worker.jobs) < most:
             job = self._waiting.popleft()
             if job.reply.done():
                 continue  # whoever asked has gone
             if job.since >= oldest:
                 worker.do(job)
-                return
+                continue
             job.reply.set_exception(
                 Refused(503, "too many images came before this one. Send it again", headers={"Retry-After": "5"})
             )
-        self._idle.append(worker)
+        if not worker.jobs:
+            self._idle.append(worker)
+            self._look_later()
 
-    def _lost(self, worker: _Worker) -> None:
+    def _take_back(self) -> None:
+        for worker in self._workers:
+            if (job := worker.take_back()) is not None and not job.reply.done():
+                self._waiting.appendleft(job)
+
+    def _look_later(self) -> None:
+        if self._looking is None and self._idle and any(len(worker.jobs) > 1 for worker in self._workers):
+            self._looking = asyncio.get_running_loop().call_later(_LONG_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Gives those who rest what others were handed ahead."""
+        self._looking = None
+        self._take_back()
+        self._wake()
+        self._look_later()
+
+    def _wake(self) -> None:
+        while self._waiting and self._idle:
+            self._next(self._idle.pop())
+
+    def _lost(self, worker: _Worker, ahead: list[_Job]) -> None:
         self._workers.discard(worker)
         with suppress(ValueError):
             self._idle.remove(worker)
+        self._waiting.extendleft(ahead)
         # It was killed, so this does not take long; without it, it would stay as a zombie.
         asyncio.get_running_loop().run_in_executor(None, worker.process.wait)
         if self._closing:
             if not self._workers:
                 self._empty.set()
             return
+        self._wake()
         why = worker.failure or "a worker ended while it started; its last words are in the log"
         if not worker.ready:
             self._failed_starts += 1

@@ -1,14 +1,29 @@
-"""One connection of the server: uvicorn's, with bounds on what a client may make it wait for and hold."""
+"""One connection of the server: uvicorn's, with bounds on what a client may make it wait for and hold.
+
+What a request costs here is paid on the cores that also decode and predict: a body is copied once at most, and an
+answer is one write.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
+from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-__all__ = ["KEEP_ALIVE_SECONDS", "Connection", "close_the_slow"]
+from medimg.serving.processes import allocator
+
+__all__ = ["KEEP_ALIVE_SECONDS", "WHOLE", "Connection", "Whole", "close_the_slow"]
+
+WHOLE = "medimg.whole"
+"""Among a request's `extensions`: what answers it in one piece, a `Whole`."""
+
+Whole = Callable[[int, bytes, bytes], Awaitable[None]]
+"""From the status, the lines of the headers (each with its end) and the body."""
 
 KEEP_ALIVE_SECONDS = 75  # longer than a client is told to wait, which then needs no new connection
 _SILENT_SECONDS = 20.0  # without a byte, in the midst of a request or before the first
@@ -18,6 +33,7 @@ _MAX_HEADERS = 100
 _MAX_WAITING = 100  # requests on one connection that came before the answer to another
 _MAX_REST = 64 * 1024 * 1024  # bytes of a body that are read, and dropped, after its request was refused
 _CHECK_SECONDS = 1.0
+_MANY = 500  # connections
 
 
 def _last_words(status: str, error: str, code: str) -> bytes:
@@ -32,6 +48,68 @@ _TOO_LONG = _last_words(
     f"the request has more than {_MAX_HEADERS} headers, or {_MAX_HEAD // 1024} KB of them",
     "too-large",
 )
+
+
+class _Exchange(RequestResponseCycle):
+    """A request and its answer. The body is kept in the pieces in which it came."""
+
+    def __init__(self, connection: Connection, *, keep_alive: bool) -> None:
+        super().__init__(
+            scope=connection.scope, transport=connection.transport, flow=connection.flow, logger=connection.logger,
+            access_logger=connection.access_logger, access_log=False,
+            default_headers=connection.server_state.default_headers, message_event=asyncio.Event(),
+            expect_100_continue=connection.expect_100_continue, keep_alive=keep_alive,
+            on_response=connection.on_response_complete,
+        )  # fmt: skip
+        self._pieces: list[bytes] = []
+        self._held = 0
+
+    def add(self, piece: bytes) -> None:
+        """Takes a piece of the body."""
+        self._pieces.append(piece)
+        self._held += len(piece)
+        if self._held > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        self.message_event.set()
+
+    def drop(self) -> None:
+        """Lets go of what nobody will read, and of the way from its scope back to itself: it is freed at once."""
+        self._pieces.clear()
+        self.scope.pop("extensions", None)
+
+    async def receive(self) -> Any:
+        """Returns what has come since the last call, as ASGI has it."""
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        if not self.disconnected and not self.response_complete:
+            self.flow.resume_reading()
+            await self.message_event.wait()
+            self.message_event.clear()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        pieces, self._pieces, self._held = self._pieces, [], 0
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    async def whole(self, status: int, headers: bytes, body: bytes) -> None:
+        """Answers in one piece, as `Whole` says; nothing is to be sent before or after."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        own = [b"%b: %b\r\n" % header for header in self.default_headers]
+        if not self.keep_alive:
+            own.append(b"connection: close\r\n")
+        if self.scope["method"] == "HEAD":
+            body = b""
+        self.response_started = self.response_complete = True
+        self.waiting_for_100_continue = False
+        self.transport.write(b"".join((STATUS_LINE[status], *own, headers, b"\r\n", body)))
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
 
 class Connection(HttpToolsProtocol):
@@ -49,7 +127,8 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._rest_bytes = 0
         self._turned = False  # whether a head or a piece of a body began or ended in the bytes that came last
         self._unread: float | None = None  # since when the client does not read what is written
-        self._answering: RequestResponseCycle | None = None
+        self._answering: _Exchange | None = None
+        self._latest: _Exchange | None = None  # of the request that came last
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -60,7 +139,7 @@ class Connection(HttpToolsProtocol):
         self.pipeline.clear()
         super().connection_lost(exc)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
 
@@ -99,9 +178,30 @@ class Connection(HttpToolsProtocol):
         if size > _MAX_HEAD or len(self.headers) > _MAX_HEADERS:
             self._end(_TOO_LONG)
             return
-        super().on_headers_complete()
+        self._begin_exchange()
         if len(self.pipeline) > _MAX_WAITING:
             self.transport.close()
+
+    def _begin_exchange(self) -> None:
+        """Does what uvicorn's does, with an exchange of ours, and without what this server has no use for."""
+        version = self.parser.get_http_version()
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment]
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        before = self._latest
+        keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        self.cycle = self._latest = exchange = _Exchange(self, keep_alive=keep_alive)
+        scope["extensions"] = {WHOLE: exchange.whole}
+        if before is None or before.response_complete:
+            self._start_asgi_task(exchange, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))
 
     def on_body(self, body: bytes) -> None:
         """A part of its body is there."""
@@ -109,13 +209,14 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         if self.transport.is_closing():
             return
-        if self.cycle.response_complete:
+        exchange = self._latest
+        if exchange is None or exchange.response_complete:
             # Who is refused must have read why before the connection ends, and most clients send all before.
             self._rest_bytes += len(body)
             if self._rest_bytes > _MAX_REST:
                 self.transport.close()
             return
-        super().on_body(body)
+        exchange.add(body)
 
     def on_message_complete(self) -> None:
         """It is whole."""
@@ -123,6 +224,17 @@ class Connection(HttpToolsProtocol):
         self._turned = True
         if not self.transport.is_closing():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """A request was answered. `close_if_slow` ends a connection that rests; a timer of its own costs too much."""
+        self.server_state.total_requests += 1
+        if self._answering is not None:
+            self._answering.drop()  # where it was refused, the rest of its body
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def close_if_slow(self, now: float) -> None:
         """Ends the connection where it keeps the server waiting."""
@@ -148,11 +260,19 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
 
-async def close_the_slow(connections: Iterable[Any]) -> None:
-    """Ends the connections of a set that keep the server waiting, every second, until it is cancelled."""
+async def close_the_slow(connections: Collection[Any]) -> None:
+    """Ends the connections of a set that keep the server waiting, every second, until it is cancelled.
+
+    When most of very many have gone, so does the memory that they took.
+    """
     loop = asyncio.get_running_loop()
+    most = 0
     while True:
         await asyncio.sleep(_CHECK_SECONDS)
         now = loop.time()
         for connection in list(connections):
             connection.close_if_slow(now)
+        most = max(most, len(connections))
+        if most >= _MANY and len(connections) < most // 2:
+            allocator.give_back()
+            most = len(connections)

@@ -22,7 +22,9 @@ from medimg.serving.monitor import Monitor
 from medimg.serving.refused import Refused
 from medimg.serving.requests import MAX_BODY, Fetch, Images, RequestRefused, images_of, too_large
 from medimg.serving.web.admission import Admission
+from medimg.serving.web.connection import WHOLE
 from medimg.serving.web.metrics import Metrics
+from medimg.serving.web.secure_headers import SECURE_LINES
 
 __all__ = ["Bodies", "Gone", "Predicting", "Receive", "Scope", "Send", "headers_of", "respond"]
 
@@ -30,6 +32,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+_LINES = b"content-type: application/json\r\ncontent-length: %d\r\n%b"
 _LARGE = 1 << 20  # bytes of a form or of JSON that the event loop may take apart itself: a millisecond or two
 
 
@@ -76,17 +79,21 @@ class Bodies:
         body = await self.read(receive, headers)
         size = len(body)
         try:
-            images = await self._images(headers.get("content-type", ""), body)
+            images = await self.apart(headers.get("content-type", ""), body)
             del body  # the images are no larger, and may wait
             yield images
         finally:
             self._admission.release(size)
 
-    async def _images(self, content_type: str, body: bytes) -> Images:
+    async def apart(self, content_type: str, body: bytes) -> Images:
+        """Returns the images of a body; raises `RequestRefused` as `images` does."""
+        kind = content_type.lower()
+        in_json = "json" in kind
+        if not in_json and "form" not in kind:
+            return images_of(content_type, body, fetch=self._fetch)
         work = partial(images_of, content_type, body, fetch=self._fetch)
-        in_json = "json" in content_type.lower()
         # A host may take its time, and what is in base64 or a form some milliseconds a megabyte.
-        if (in_json or "form" in content_type.lower()) and len(body) > _LARGE:
+        if len(body) > _LARGE:
             async with self._large:  # one at a time: the copies on the way take several times its room
                 return await asyncio.to_thread(work)
         if in_json and self._fetch is not None:
@@ -171,7 +178,13 @@ class Predicting:
             status, content, headers = refused.status, refused.to_json(), refused.headers
         self._metrics.count(scope["path"], status)
         self._metrics.time(time.perf_counter() - began)
-        await respond(send, status, content, headers)
+        whole = scope.get("extensions", {}).get(WHOLE)
+        if whole is None:
+            await respond(send, status, content, headers)
+            return
+        body = json.dumps(content).encode()
+        lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
+        await whole(status, _LINES % (len(body), lines) + SECURE_LINES, body)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Mapping[str, Any]:
         headers = headers_of(scope)
@@ -179,13 +192,20 @@ class Predicting:
         if scope["method"] != "POST":
             raise Refused(405, "an image is sent by POST", headers={"Allow": "POST"})
         self._admission.check()  # before its body is read, where that can be told
-        async with self._bodies.images(receive, headers) as images:
+        # Not `Bodies.images`: its context would cost as much as all of the above.
+        body = await self._bodies.read(receive, headers)
+        size = len(body)
+        try:
+            images = await self._bodies.apart(headers.get("content-type", ""), body)
+            del body
             count = len(images.contents)
             self._admission.enter(count)
             try:
                 return await self._answer_all(images)
             finally:
                 self._admission.leave(count)
+        finally:
+            self._admission.release(size)
 
     async def _answer_all(self, images: Images) -> Mapping[str, Any]:
         if not images.several:

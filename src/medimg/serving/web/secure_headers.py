@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-__all__ = ["SECURE_HEADERS", "SecureHeaders"]
+__all__ = ["SECURE_HEADERS", "SECURE_LINES", "SecureHeaders"]
 
 SECURE_HEADERS = {
     "cache-control": "no-store",  # an answer is about a patient: no cache and no history keeps it
@@ -24,6 +24,9 @@ _Send = Callable[[_Message], Awaitable[None]]
 _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 
 _ENCODED = [(name.encode(), value.encode()) for name, value in SECURE_HEADERS.items()]
+
+SECURE_LINES = b"".join(b"%b: %b\r\n" % pair for pair in _ENCODED)
+"""The same as lines of an answer."""
 
 
 class SecureHeaders:

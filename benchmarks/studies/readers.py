@@ -1,6 +1,6 @@
 """Every folder of real images through its reader: what is read, what a pack costs, and one epoch.
 
-    KERAS_HOME=… python benchmarks/readers.py DATA ["kaggle224" "skin, malignancy" …]
+    KERAS_HOME=… python benchmarks/studies/readers.py DATA ["kaggle224" "skin, malignancy" …]
 
 DATA holds chestxray, skin, intel, multilabel_cxr and dicom; `$KERAS_HOME/models` the MobileNetV2 weights (alpha 0.35).
 Names, pixels and pack are timed with nothing cached. The epoch is of a head on frozen features at 224 pixels, with the

@@ -1,15 +1,15 @@
 """Which networks ONNX gets right, and what int8 costs a trained model.
 
-    python benchmarks/exports.py onnx [NAME …] [--size 96]
-    python benchmarks/exports.py int8 MODEL_FOLDER CHEST_XRAY_FOLDER
+    python benchmarks/studies/exports.py onnx [NAME …] [--size 96]
+    python benchmarks/studies/exports.py int8 MODEL_FOLDER CHEST_XRAY_FOLDER
 
 `onnx` builds every registered network (or any that `TrainConfig.model` takes) with random weights, one process each, on
 one thread. After one step of training, which lets batch normalisation learn its statistics, it is exported.
 "difference" is the largest between a probability of ONNX Runtime and of Keras on noise, of images whose probabilities
 differ by "spread". What is off by more than 1e-4 is what `model.export("onnx")` refuses.
 
-`int8` exports a copy of a model that `benchmarks/real_data.py` trained, through the call that a user makes, and scores
-test in float32 and in int8. The gate itself looks at validation and training alone.
+`int8` exports a copy of a model that `benchmarks/studies/real_data.py` trained, through the call that a user makes, and
+scores test in float32 and in int8. The gate itself looks at validation and training alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Posts files that break readers to a running endpoint, and counts what it answers.
 
-    python benchmarks/posted.py DATA [MODEL] [--count 10000] [--kinds JPEG,PNG,…] [--connections 4]
+    python benchmarks/studies/posted.py DATA [MODEL] [--count 10000] [--kinds JPEG,PNG,…] [--connections 4]
 
-Every file of DATA/corpora and DATA/dicom, then COUNT mutations of each format (those of benchmarks/robustness.py).
+Every file of DATA/corpora and DATA/dicom, then COUNT mutations of each format (those of robustness.py).
 MODEL is a model folder; without it a small one is trained. Only 200 and 4xx are right answers. A file that got 503, as
 where a worker that took longer than it may was ended, is sent again, alone: 503 twice is wrong. Both are listed.
 The memory is the peak of the front process and of any worker, those that were ended too. The exit status is 1 where a
@@ -30,7 +30,7 @@ from PIL import Image
 
 from robustness import corpora, seeds_of
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "robustness"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "robustness"))
 
 from attacked import Target, served
 from broken_files import KINDS, mutations

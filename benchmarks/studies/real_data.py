@@ -1,6 +1,6 @@
 """The README's figures: train, judge and time on real images, through the same calls a user makes.
 
-    KERAS_HOME=… python benchmarks/real_data.py DATA [chest|chest-small-cnn|intel|nih …]
+    KERAS_HOME=… python benchmarks/studies/real_data.py DATA [chest|chest-small-cnn|intel|nih …]
 
 DATA holds chestxray/kaggle224, intel and multilabel_cxr; `$KERAS_HOME/models` the MobileNetV2 weights (alpha 0.35).
 Every job is trained anew in a temporary home. Thresholds are frozen on validation; test is scored once, by the job.

@@ -1,7 +1,7 @@
 """What keeps a classifier right on images of another origin: choices tried on validation and other data, then test.
 
-    KERAS_HOME=… python benchmarks/shift.py DATA CACHE why|choices
-    KERAS_HOME=… python benchmarks/shift.py DATA CACHE test [default stretch fine-tuned …]
+    KERAS_HOME=… python benchmarks/studies/shift.py DATA CACHE why|choices
+    KERAS_HOME=… python benchmarks/studies/shift.py DATA CACHE test [default stretch fine-tuned …]
 
 DATA holds MANIFEST.csv, chestxray and multilabel_cxr; `$KERAS_HOME/models` the MobileNetV2 weights (alpha 0.35);
 features are kept in CACHE. "why" says by which plain facts the official test differs from train, without a model.

@@ -1,6 +1,6 @@
 """The figures of subgroups and of patients on real films: where an overall figure hides that some are served worse.
 
-    KERAS_HOME=… python benchmarks/subgroups.py DATA
+    KERAS_HOME=… python benchmarks/studies/subgroups.py DATA
 
 The films, the frozen network and the logistic head of leakage.py; "any finding", five-fold by patient, threshold 0.5.
 """

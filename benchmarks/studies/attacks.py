@@ -1,6 +1,6 @@
 """What a real server gives to those who attack it: each attack, what it got, whether others are answered, and memory.
 
-    python benchmarks/attacks.py [MODEL] [--only REGEX] [--quick]
+    python benchmarks/studies/attacks.py [MODEL] [--only REGEX] [--quick]
 
 MODEL is a model folder; without it a small one is trained. The attacks are those of tests/robustness/attack_list.py;
 with --quick those that wait for a time limit are left out. Megabytes are resident memory, after each attack, of the
@@ -16,7 +16,7 @@ import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "robustness"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "robustness"))
 
 from attack_list import ATTACKS, Attack
 from attacked import Target, served

@@ -1,6 +1,6 @@
 """Every registered network with random weights, from building to an answer: its size, its times and its agreement.
 
-    python benchmarks/networks.py [NAME …] [--size 224]
+    python benchmarks/studies/networks.py [NAME …] [--size 224]
 
 Any name that `TrainConfig.model` takes can be given. One process a network, on one thread; all times but that of LiteRT
 are the processor's, so that others on the machine do not count. "one step" is of the whole network on two images, and

@@ -1,6 +1,6 @@
 """TensorFlow and JAX side by side: do they agree, how fast are they, and what comes of a whole training.
 
-    KERAS_HOME=… python benchmarks/frameworks.py DATA [agree] [steps] [chest]
+    KERAS_HOME=… python benchmarks/studies/frameworks.py DATA [agree] [steps] [chest]
 
 DATA holds chestxray/kaggle224, `$KERAS_HOME/models` MobileNetV2 (alpha 0.35, ImageNet). Each framework has a process of
 its own. "agree" prints the largest difference of the probabilities of equal weights; "steps" the medians of training

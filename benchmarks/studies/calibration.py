@@ -1,6 +1,6 @@
 """Which calibration makes probabilities mean frequencies: fitted on some patients of validation, judged on the others.
 
-    KERAS_HOME=… python benchmarks/calibration.py DATA CACHE [chest|chest-few|nih …]
+    KERAS_HOME=… python benchmarks/studies/calibration.py DATA CACHE [chest|chest-few|nih …]
 
 DATA holds chestxray/kaggle224 and multilabel_cxr; CACHE keeps features of the frozen MobileNetV2 (alpha 0.35,
 ImageNet). A dense head is trained on train with each class weighting, as `TrainConfig` does it (Adam, 1e-3, dropout

@@ -1,6 +1,6 @@
 """How much better a model looks when patients have images on both sides of the split.
 
-    KERAS_HOME=… python benchmarks/leakage.py DATA
+    KERAS_HOME=… python benchmarks/studies/leakage.py DATA
 
 DATA holds multilabel_cxr (698 NIH films of 477 patients, 112 of them with several), `$KERAS_HOME/models` MobileNetV2
 (alpha 0.35). Every film is scored once by a model that has not seen it: five-fold cross-validation, once with

@@ -1,6 +1,6 @@
 """What becomes of files that go wrong: by format and outcome, with the peak memory and the slowest file.
 
-    python benchmarks/robustness.py DATA [corpora|mutations|burdens|largest …] [--count 10000]
+    python benchmarks/studies/robustness.py DATA [corpora|mutations|burdens|largest …] [--count 10000]
 
 DATA holds corpora/ and dicom/. Decoding is done in child processes, so that a crash or a hang is seen and counted;
 seconds are of processor time. What is counted as a broken promise is said in tests/robustness/watched.py, where the
@@ -21,7 +21,7 @@ from openjpeg.utils import encode_array
 from PIL import Image
 from pydicom.encaps import encapsulate
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "robustness"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "robustness"))
 
 from broken_files import KINDS, dicom, encoded, mutations
 from burdens import BURDENS, DICOM_BURDENS

@@ -1,6 +1,6 @@
 """A model trained on many images as the starting point on few others, beside the same network from scratch.
 
-    python benchmarks/starting_point.py [--seeds 3]
+    python benchmarks/studies/starting_point.py [--seeds 3]
 
 Phantoms: one set of 400 patients, and for each seed another of which a tenth of the training images is used. All are
 judged on the test images of the second set.

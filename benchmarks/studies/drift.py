@@ -1,6 +1,6 @@
 """How soon monitoring notices that a model is sent other images, and how often it cries wolf.
 
-    KERAS_HOME=… python benchmarks/drift.py DATA HOME [chest intel skin]
+    KERAS_HOME=… python benchmarks/studies/drift.py DATA HOME [chest intel skin]
 
 DATA holds chestxray, intel and skin; `$KERAS_HOME/models` the MobileNetV2 weights (alpha 0.35); models are trained, or
 found, in HOME. Three tables for each model:
