@@ -36,7 +36,7 @@ docs: $(VENV)/.core
 
 # DATA: a folder of real images; PEERS: of the environments of other servers. What needs them is else left out, by name.
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/bench.py $(DATA) $(if $(PEERS),--peers $(PEERS))
+	$(BIN)/python benchmarks/bench.py $(DATA) $(if $(PEERS),--peers $(PEERS)) $(if $(ONLY),--only $(ONLY))
 
 $(VENV)/.python:
 	@($(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))') 2>/dev/null || { \

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from films import write_films
-from measured import Measured, Row, Table, timed
+from measured import Measured, Row, Table, folder_named, some, timed
 
 import medimg
 
@@ -50,9 +50,9 @@ def measure(work: str, dataset: Callable[[], medimg.Dataset], rounds: int) -> li
 def main() -> int:
     """Prints the table; returns 1 where the limit was not kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("data", type=folder_named, nargs="?")
+    parser.add_argument("--images", type=some, default=5000)
+    parser.add_argument("--rounds", type=some, default=3)
     given = parser.parse_args()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -26,10 +26,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from drawing import FOLDER, RESULTS, draw
-from measured import HEADER, command, machine, versions
+from measured import HEADER, command, folder_named, machine, versions
 
 SUMMARY = ("work", "against", "goal", "measured", "reached")
 MAX_MINUTES = 12.0
+END_SECONDS = 60.0  # to end all servers, one after the other
 SPREAD = re.compile(r" \([^()]*\)$")
 
 
@@ -106,7 +107,7 @@ def outcome_of(script: Script, data: Path | None, peers: Path | None, log: Path)
     started = time.perf_counter()
     # What was stopped may still write there.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, log.open("w") as messages:
-        environment = os.environ | {"MEDIMG_HOME": home, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = os.environ | {"MEDIMG_HOME": home, "TMPDIR": home, "TF_CPP_MIN_LOG_LEVEL": "3"}
         # A group of its own, so that what the script started ends with it.
         with subprocess.Popen(
             script.command(data, peers), stdout=subprocess.PIPE, stderr=messages, text=True, cwd=FOLDER.parent,
@@ -119,13 +120,28 @@ def outcome_of(script: Script, data: Path | None, peers: Path | None, log: Path)
             else:
                 problem = f"ended with {process.returncode}: {last_line(log)}"
             finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                end(process, Path(home))
     minutes = (time.perf_counter() - started) / 60
     heading = re.search(r"^## ", printed, re.MULTILINE)
     if heading is None or process.returncode not in (0, 1):
         return Outcome(script.name, minutes, problem=problem)
     return Outcome(script.name, minutes, found=printed[heading.start() :].strip())
+
+
+def end(process: subprocess.Popen[str], home: Path) -> None:
+    """Ends a script with all that it started.
+
+    What is in a group of its own, as each server that is compared, the script must end itself: so it is asked first.
+    Jobs and endpoints outlive whoever started them.
+    """
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.send_signal(signal.SIGINT)
+        process.wait(END_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    if any((home / kind).is_dir() for kind in ("jobs", "endpoints")):
+        left = "import medimg; medimg.backend('local').cleanup(kinds=('endpoint', 'job'))"
+        subprocess.run([sys.executable, "-c", left], env=os.environ | {"MEDIMG_HOME": str(home)}, check=False)
 
 
 def last_line(log: Path) -> str:
@@ -174,13 +190,14 @@ def status(outcomes: Sequence[Outcome]) -> int:
 
 def main() -> int:
     """Runs the scripts, writes the page and returns the status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what runs, as Ctrl-C does
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--peers", type=Path)
+    parser.add_argument("data", type=folder_named, nargs="?")
+    parser.add_argument("--peers", type=folder_named)
     parser.add_argument("--only", help="names, with commas")
     given = parser.parse_args()
     names = [script.name for script in SCRIPTS]
-    chosen = given.only.split(",") if given.only else names
+    chosen = [name for name in given.only.split(",") if name] if given.only else names
     if unknown := {*chosen} - {*names}:
         parser.error(f"--only {','.join(sorted(unknown))}: there is {', '.join(names)}")
     data, peers = (path and path.resolve() for path in (given.data, given.peers))

@@ -14,7 +14,7 @@ import resource
 import time
 
 import numpy as np
-from measured import Measured, Row, Table
+from measured import Measured, Row, Table, some
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medimg.evaluation.intervals import bootstrap_weights, numbered
@@ -69,7 +69,7 @@ def plain_loop(predictions: Predictions, resamples: int) -> float:
 def main() -> int:
     """Prints the table; returns 1 where the limit was not kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=some, default=3)
     parser.add_argument("--loops", type=int, default=2, help="resamples of the plain loop, a round")
     given = parser.parse_args()
     seconds(table(1000, 100))  # imports

@@ -20,7 +20,7 @@ RESULTS = FOLDER / "results.md"
 PICTURE = FOLDER.parent / "docs" / "images" / "speed.svg"
 GREY, AHEAD, BEHIND, GOAL = "#7d8590", "#2f81f7", "#db6d28", "#d4a72c"
 TITLE = "Lead over the peer that is hardest to beat, and the goal (upright line)"
-LEAD = re.compile(r"^\| (?P<work>.+?) \| (?P<peer>.+?) \| ≥ (?P<goal>[\d.]+) × \| (?P<ratio>[\d.,]+|inf) × \|")
+LEAD = re.compile(r"^\| (?P<work>.+?) \| (?P<peer>.+?) \| ≥ (?P<goal>[\d.]+) × \| (?P<ratio>[\d.,]+) × \|")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from measured import Measured, Row, Table, interleaved
+from measured import Measured, Row, Table, interleaved, some
 
 LIMIT_MS = 100.0
 GOAL = 30.0
@@ -21,7 +21,7 @@ LEAST_MS = 0.1  # a cost below this cannot be told from none
 def main() -> int:
     """Prints the table; returns 1 where a goal was not reached."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=some, default=9)
     rounds = parser.parse_args().rounds
     statements = {"bare": "pass", "medimg": "import medimg", "keras": "import keras"}
     found = interleaved({name: (sys.executable, "-c", code) for name, code in statements.items()}, rounds)

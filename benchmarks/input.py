@@ -5,7 +5,8 @@
 The first epoch: from files to what can be trained on, on all cores, files in the system's cache. medimg hashes every
 image, learns what its audit asks and makes a pack of 224 pixels, with an empty home; Keras' ImageDataGenerator
 (nearest pixel) and image_dataset_from_directory (bilinear, not antialiased; prefetch) read batches of 32. The files are
-generated radiographs of 1315 × 970 pixels and some 240 KB; with DATA also its chest films of 224 and scenes of 150.
+generated radiographs of 1315 × 970 pixels and some 240 KB; with DATA also 600 each of its chest films of 224 and scenes
+of 150, which say what one image costs beside its decoding.
 Beside it the peak signal to noise ratio of the pixels against a whole decoding resized in floating point with
 antialiasing, of the generated files and, with DATA, of the untouched radiographs that are large enough to be decoded at
 less than their size.
@@ -22,15 +23,12 @@ that each step of one image takes, too.
 from __future__ import annotations
 
 import argparse
-import io
+import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -38,63 +36,34 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from measured import Measured, Row, Table
+from measured import Measured, Row, Table, folder_named, some
 from PIL import Image
+from reading import (
+    SIDE,
+    Folder,
+    Turn,
+    directory,
+    drafted,
+    first_by_medimg,
+    floor,
+    generator,
+    later_by_cache,
+    later_by_medimg,
+    pack_alone,
+    resized,
+)
 
 from medimg.artifact import Preprocessing
-from medimg.data.dataset import Dataset
 from medimg.data.decode import decode, look, read
 from medimg.data.formats.effort import check_jpeg
 from medimg.data.formats.pillow import reduction
-from medimg.data.index import appearance, digest, in_parallel
-from medimg.data.kept import KeptPixels
-from medimg.data.pack import Pack, build
+from medimg.data.index import appearance, digest
 from medimg.data.synthetic import phantom
 
-SIDE = 224
 WIDTH, HEIGHT = 1315, 970
+MOST = 600  # small files of a folder
 PATIENTS = 8  # the films of each differ in place and noise
-BATCH = 32
 GENERATOR, DIRECTORY, CACHED = "ImageDataGenerator", "image_dataset_from_directory", "image_dataset + .cache()"
-
-Images = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Files to read.
-
-    Attributes:
-        root: A folder of folders, one a class.
-        grey: Whether Keras is told to read one channel.
-    """
-
-    root: Path
-    grey: bool
-
-    @property
-    def files(self) -> list[Path]:
-        """The images in the order in which all read them."""
-        return sorted(path for path in self.root.rglob("*") if path.suffix in (".jpeg", ".jpg", ".png"))
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one turn took.
-
-    Attributes:
-        seconds: By the clock.
-        processor_s: Of all threads.
-        private_mb: Memory that it added.
-        mapped_mb: Pages of files that it added.
-        found: The pictures in the order of the files, where they were asked for.
-    """
-
-    seconds: float
-    processor_s: float
-    private_mb: float
-    mapped_mb: float
-    found: tuple[npt.NDArray[Any], ...] = ()
 
 
 def write_radiographs(root: Path, count: int) -> Path:
@@ -111,133 +80,13 @@ def write_radiographs(root: Path, count: int) -> Path:
     return root
 
 
-# -- what is timed ----------------------------------------------------------------------------------------------------
-
-
-def memory() -> npt.NDArray[np.float64]:
-    """Returns private memory and resident pages of files, MB."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    held = {words[0]: float(words[1]) / 1e3 for words in lines if words[0] in ("RssAnon:", "RssFile:")}
-    return np.array([held["RssAnon:"], held["RssFile:"]])
-
-
-def timed(work: Callable[[], object], found: tuple[npt.NDArray[Any], ...] = ()) -> Turn:
-    """Does something once."""
-    before, started, used = memory(), time.perf_counter(), time.process_time()
-    work()
-    seconds, processor = time.perf_counter() - started, time.process_time() - used
-    private, mapped = memory() - before
-    return Turn(seconds, processor, float(private), float(mapped), found)
-
-
-def drain(batches: Iterable[object]) -> None:
-    """Reads all batches and keeps none."""
-    for _ in batches:
-        pass
-
-
-def packed(folder: Folder, home: str, *, name: str) -> Pack:
-    """Reads a folder's facts and makes its pack, as the first training of a dataset does."""
-    os.environ["MEDIMG_HOME"] = str(Path(home) / name)
-    dataset = dataset_of(folder)
-    with KeptPixels(SIDE, len(dataset)) as kept:
-        facts = dataset.index(kept=kept)
-        return build(dataset, SIDE, facts=facts, kept=kept)
-
-
-def dataset_of(folder: Folder) -> Dataset:
-    """Returns medimg's dataset of a folder of classes."""
-    classes = sorted(path.name for path in folder.root.iterdir() if path.is_dir())
-    return Dataset.from_folder(folder.root, positive=classes[-1] if len(classes) == 2 else None)
-
-
-def first_by_medimg(folder: Folder, *, pictures: bool = False) -> Turn:
-    """Makes facts and pack of files that were never seen."""
-    with tempfile.TemporaryDirectory() as home:
-        packed(folder, home, name="first")
-        turn = timed(partial(packed, folder, home, name="second"))
-        if not pictures:
-            return turn
-        pack, dataset = packed(folder, home, name="second"), dataset_of(folder)
-        rows = {dataset[sample.id].path: row for row, sample in enumerate(pack.samples)}
-        return Turn(turn.seconds, turn.processor_s, 0, 0, tuple(pack.images([rows[path] for path in folder.files])))
-
-
-def pack_alone(folder: Folder) -> Turn:
-    """Makes the pack of files that were read before, such as by an audit."""
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["MEDIMG_HOME"] = home
-        dataset = dataset_of(folder)
-        facts = dataset.index()
-        build(dataset, SIDE - 1, facts=facts)
-        return timed(lambda: build(dataset, SIDE, facts=facts))
-
-
-def floor(folder: Folder) -> Turn:
-    """Decodes and resizes with Pillow alone, one thread a core, and keeps nothing."""
-
-    def run() -> None:
-        with closing(in_parallel(lambda file: _resized(_drafted(file.read_bytes())), folder.files)) as images:
-            drain(images)
-
-    run()
-    return timed(run)
-
-
-def generator(folder: Folder, *, pictures: bool = False) -> Turn:
-    """Reads with Keras' ImageDataGenerator."""
-    import tensorflow as tf
-
-    def batches() -> Iterator[Images]:
-        mode = "grayscale" if folder.grey else "rgb"
-        reader = tf.keras.preprocessing.image.ImageDataGenerator().flow_from_directory(
-            folder.root, (SIDE, SIDE), color_mode=mode, batch_size=BATCH, shuffle=False, class_mode=None
-        )
-        return (reader[number] for number in range(len(reader)))
-
-    found = tuple(image for batch in batches() for image in batch) if pictures else drain(batches()) or ()
-    return timed(lambda: drain(batches()), found)
-
-
-def directory(folder: Folder, *, pictures: bool = False) -> Turn:
-    """Reads with Keras' image_dataset_from_directory."""
-    batches = _batches(folder, cache=False)
-    found = tuple(image for batch in batches for image in batch.numpy()) if pictures else drain(batches) or ()
-    return timed(lambda: drain(batches), found)
-
-
-def _batches(folder: Folder, *, cache: bool) -> Any:
-    import keras
-    import tensorflow as tf
-
-    batches = keras.utils.image_dataset_from_directory(
-        folder.root, labels=None, color_mode="grayscale" if folder.grey else "rgb", batch_size=BATCH,
-        image_size=(SIDE, SIDE), shuffle=False, verbose=False,
-    )  # fmt: skip
-    return (batches.cache() if cache else batches).prefetch(tf.data.AUTOTUNE)
-
-
-def later_by_cache(folder: Folder) -> Turn:
-    """Reads a second epoch of image_dataset_from_directory with `.cache()`; the memory is what the first one added."""
-    drain(_batches(folder, cache=False).take(2))
-    batches = _batches(folder, cache=True)
-    filled, turn = timed(lambda: drain(batches)), timed(lambda: drain(batches))
-    return Turn(turn.seconds, turn.processor_s, filled.private_mb + turn.private_mb, filled.mapped_mb)
-
-
-def later_by_medimg(folder: Folder) -> Turn:
-    """Reads an epoch of a pack, as the trainer does."""
-    from medimg.training.features import PackSource
-
-    with tempfile.TemporaryDirectory() as home:
-        pack = packed(folder, home, name="pack")
-        rows = pack.rows(None)
-        source = PackSource(pack, rows, rows)
-        order = np.random.default_rng(0).permutation(len(rows))
-        starts, mapped = range(0, len(order), BATCH), memory()[1]
-        drain(source.x(order[:BATCH]) for _ in range(3))  # as of Keras' batches, what one takes is there before
-        turn = timed(lambda: drain(source.x(order[start : start + BATCH]) for start in starts))
-        return replace(turn, mapped_mb=float(memory()[1] - mapped))
+def part_of(folder: Folder, root: Path) -> Folder:
+    """Returns a folder of links to `MOST` of the files, as many of each class as it has of all."""
+    for file in folder.files[:: max(1, len(folder.files) // MOST)]:
+        link = root / file.parent.name / file.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file.resolve())
+    return Folder(root, folder.grey)
 
 
 def turns(
@@ -282,15 +131,15 @@ def stages(files: Sequence[Path], rounds: int) -> str:
     steps: dict[str, Callable[[int], object]] = {
         "read the file": lambda at: read(files[at]),
         "check the header": lambda at: check_jpeg(data[at]),
-        "Pillow alone: decode at 1/2": lambda at: _drafted(data[at]),
-        "Pillow alone: decode at 1/2, resize": lambda at: _resized(_drafted(data[at])),
+        "Pillow alone: decode at 1/2": lambda at: drafted(data[at]),
+        "Pillow alone: decode at 1/2, resize": lambda at: resized(drafted(data[at])),
         "decode whole": lambda at: decode(data[at], name="x"),
         "decode at 1/2": lambda at: look(data[at], name="x", size=(SIDE, SIDE)),
         "resize": lambda at: seen[at].resized((SIDE, SIDE)),
         "what a server does: decode, resize": lambda at: one.prepare(data[at]),
-        "index: hash of the pixels": lambda at: digest(seen[at].pixels, seen[at].size),
-        "index: hash of the file": lambda at: digest(np.frombuffer(data[at], np.uint8), (1, 1)),
-        "index: appearance": lambda at: appearance(seen[at].pixels, seen[at].stored),
+        "index: hash of the pixels": lambda at: digest(seen[at]),
+        "index: hash of the file": lambda at: hashlib.sha256(data[at]).hexdigest(),
+        "index: appearance": lambda at: appearance(seen[at]),
     }
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
@@ -303,24 +152,14 @@ def stages(files: Sequence[Path], rounds: int) -> str:
     return "\n".join([f"{'step':36} {'ms':>6}  of {len(data[0]) / 1e3:.0f} KB", *lines])
 
 
-def _drafted(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data))
-    image.draft(None, (2 * SIDE, 2 * SIDE))
-    image.load()
-    return image
-
-
-def _resized(image: Image.Image) -> npt.NDArray[np.uint8]:
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
-
-
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
-def first_epoch(folder: Folder, rounds: int, work: str, goals: tuple[float | None, float | None]) -> list[Row]:
+def first_epoch(folder: Folder, rounds: int, work: str, goals: tuple[float, float] | None = None) -> list[Row]:
     """Returns the rows of a folder's first epoch; goals: against ImageDataGenerator, image_dataset_from_directory."""
+    against_generator, against_directory = goals or (None, None)
     ways = {"medimg": first_by_medimg, "alone": pack_alone, GENERATOR: generator, DIRECTORY: directory, "floor": floor}
-    found = turns(ways, folder, rounds, ("medimg", GENERATOR, DIRECTORY) if goals[0] else ())
+    found = turns(ways, folder, rounds, ("medimg", GENERATOR, DIRECTORY) if goals else ())
     count = len(folder.files)
     rates = {name: speed(each, count) for name, each in found.items()}
 
@@ -328,8 +167,8 @@ def first_epoch(folder: Folder, rounds: int, work: str, goals: tuple[float | Non
         return Row(f"{work}: {what}", ours, against, rates[against], unit="images/s", goal=goal, more=True)
 
     rows = [
-        row("files → facts and pack", rates["medimg"], GENERATOR, goals[0]),
-        row("files → facts and pack", rates["medimg"], DIRECTORY, goals[1]),
+        row("files → facts and pack", rates["medimg"], GENERATOR, against_generator),
+        row("files → facts and pack", rates["medimg"], DIRECTORY, against_directory),
         row("files → pack, facts known", rates["alone"], DIRECTORY),
         Row(f"{work}: decoding and resizing by Pillow alone, the floor", rates["floor"], unit="images/s", more=True),
     ]
@@ -366,9 +205,9 @@ def later_epochs(folder: Folder, rounds: int) -> tuple[list[Row], str]:
 def main() -> int:
     """Prints the table; returns 1 where a goal was not reached."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("data", type=folder_named, nargs="?")
+    parser.add_argument("--images", type=some, default=300)
+    parser.add_argument("--rounds", type=some, default=3)
     parser.add_argument("--stages", action="store_true")
     given = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -380,10 +219,10 @@ def main() -> int:
         later, memory_note = later_epochs(films, given.rounds)
         notes = [memory_note]
         if given.data is not None:
-            chest = Folder(given.data / "chestxray/kaggle224/train", grey=True)
-            scenes = Folder(given.data / "intel/seg_train", grey=False)
+            chest = part_of(Folder(given.data / "chestxray/kaggle224/train", grey=True), Path(scratch) / "chest")
+            scenes = part_of(Folder(given.data / "intel/seg_train", grey=False), Path(scratch) / "scenes")
             for folder, work in ((chest, "chest films of 224"), (scenes, "scenes of 150, in colour")):
-                rows += first_epoch(folder, given.rounds, f"{len(folder.files):,} {work}", (None, 1.0))
+                rows += first_epoch(folder, given.rounds, f"{len(folder.files):,} {work}")
             originals = [
                 path for path in Folder(given.data / "chestxray/originals", grey=True).files if _is_large(path)
             ]

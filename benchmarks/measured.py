@@ -7,6 +7,7 @@ raise SystemExit(Table("Transfer", "What is compared.", (row,)).print())
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,20 @@ import numpy as np
 HEADER = ("work", "medimg", "against", "theirs", "ratio", "goal", "reached")
 PACKAGES = ("medimg", "numpy", "pillow", "tensorflow", "keras", "ai-edge-litert", "scikit-learn")
 Way = Callable[[], object] | Sequence[str]
+
+
+def folder_named(text: str) -> Path:
+    """Returns the folder that a command line names, or says that there is none."""
+    if not (path := Path(text)).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return path
+
+
+def some(text: str) -> int:
+    """Returns a number of images or rounds from a command line, or says that there must be some."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -202,7 +218,8 @@ def command() -> str:
     """Returns the command as typed, with names in the place of this machine's folders."""
     script, root = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parents[1]
     words = ["python", str(script.relative_to(root)) if script.is_relative_to(root) else script.name]
-    for before, word in zip(sys.argv, sys.argv[1:], strict=False):
+    typed = [part for word in sys.argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for before, word in pairwise(typed):
         given = Path(word).is_absolute()
         words.append((before[2:].upper() if before.startswith("--") else "DATA") if given else word)
     return " ".join(words)

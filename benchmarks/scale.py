@@ -28,7 +28,7 @@ from statistics import median
 
 import numpy as np
 import numpy.typing as npt
-from measured import Row, Table, number
+from measured import Row, Table, number, some
 from PIL import Image
 from watch import Cost, Watch
 
@@ -267,7 +267,7 @@ def told(sizes: Sequence[int], costs: dict[int, dict[str, Cost]]) -> tuple[list[
 def main() -> int:
     """Measures all sizes and prints the table, or runs one step."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--sizes", type=some, nargs="+", default=SIZES)
     parser.add_argument("--task", choices=("multilabel", "binary"), default="multilabel")
     parser.add_argument("--steps", nargs="+", choices=tuple(STEPS), default=tuple(STEPS))
     parser.add_argument("--step", choices=tuple(STEPS))

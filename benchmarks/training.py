@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from measured import Measured, Row, Table, timed
+from measured import Measured, Row, Table, folder_named, some, timed
 
 EPOCHS = 10
 GOAL = 3.0
@@ -151,8 +151,8 @@ def _medians(rows: list[Mapping[str, float]]) -> dict[str, float]:
 def main() -> int:
     """Prints the table; returns 1 where the goal was not reached."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("data", type=folder_named, metavar="DATA")
+    parser.add_argument("--rounds", type=some, default=2)
     parser.add_argument("--alpha", type=float, default=0.35)
     for name in ("--as", "--weights", "--result"):
         parser.add_argument(name, help=argparse.SUPPRESS)

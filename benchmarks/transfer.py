@@ -22,7 +22,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from measured import Row, Table, interleaved
+from measured import Row, Table, folder_named, interleaved, some
+from random_network import settle
 
 IMAGES = {
     "mobilenet_v2 0.35": 10**6, "mobilenet_v2": 1000, "efficientnetv2-b0": 400, "densenet121": 260, "resnet50": 260,
@@ -39,10 +40,10 @@ GROUP = r"person(\d+)_(bacteria|virus)|((?:NORMAL2-)?IM-\d+)"
 def main() -> int:
     """Prints the table; returns 1 where a goal was not reached."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=folder_named)
     parser.add_argument("--networks", nargs="+", choices=IMAGES, default=DEFAULT)
-    parser.add_argument("--images", type=int, help="of train and validation together, for each network")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--images", type=some, help="of train and validation together, for each network")
+    parser.add_argument("--rounds", type=some, default=1)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="medimg-transfer-") as folder:
         root = Path(folder)
@@ -253,12 +254,8 @@ def settled(work: Work, name: str) -> Path:
 
     keras.utils.set_random_seed(0)
     module, network = application(name, {}, None)
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    rows = work.rows("train", 40)
-    images, _ = as_rgb(work.pack.images(rows), None)
-    network(module.preprocess_input(images), training=True)
+    images, _ = as_rgb(work.pack.images(work.rows("train", 40)), None)
+    settle(network, module.preprocess_input(images))
     path = work.root / f"{name}.weights.h5"
     network.save_weights(path)
     return path

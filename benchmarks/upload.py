@@ -26,7 +26,7 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from films import write_films
-from measured import Measured, Row, Table, interleaved, timed
+from measured import Measured, Row, Table, folder_named, interleaved, some, timed
 from s3transfer.manager import TransferManager
 
 import medimg
@@ -161,10 +161,10 @@ def measure(dataset: medimg.Dataset, aws: Any, rounds: int, latency_ms: float) -
 def main() -> int:
     """Prints the table; returns 1 where a goal was not reached."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("data", type=folder_named, nargs="?")
     parser.add_argument("--files", choices=("shrunk", "original"), default="shrunk")
-    parser.add_argument("--images", type=int, default=4700, help="how many to generate or repeat")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--images", type=some, default=4700, help="how many to generate or repeat")
+    parser.add_argument("--rounds", type=some, default=2)
     parser.add_argument("--latency-ms", type=float, default=25.0)
     given = parser.parse_args()
     if given.files == "original" and given.data is None:

@@ -110,9 +110,11 @@ def trained_job(phantoms: Path, shared: Path) -> Iterator[tuple[Path, str]]:
         patch.setenv("MEDIMG_HOME", str(home))
         patch.setenv("MEDIMG_SALT", "salt of the tests")
         dataset = Dataset.from_folder(phantoms, group=r"(patient\d+)")
+        # Fast enough to learn something in 3 epochs: of a network that gives 0.5 for all, rounding turns decisions.
         config = TrainConfig(
-            model="small_cnn", weights=None, image_size=64, epochs=3, batch_size=16, augment=False, early_stopping=None
-        )
+            model="small_cnn", weights=None, image_size=64, epochs=3, learning_rate=0.01, batch_size=16, augment=False,
+            early_stopping=None,
+        )  # fmt: skip
         with locked(shared / "trained.lock"):
             id = backend("local").train(dataset, config).id  # the second worker attaches to the job of the first
         yield home, id

@@ -18,7 +18,7 @@ from broken_line import Proxy
 from PIL import Image
 
 from medimg.backends import transfer
-from medimg.data import pack as packing
+from medimg.data import shards
 from medimg.data.dataset import Dataset
 from medimg.data.pack import Pack, build
 from medimg.data.transport import expand
@@ -77,7 +77,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
 @pytest.fixture
 def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pack:
     """Twenty images in five shards."""
-    monkeypatch.setattr(packing, "MOST_IN_SHARD", 4)
+    monkeypatch.setattr(shards, "MOST_IN_SHARD", 4)
     for number in range(20):
         path = tmp_path / "images" / ("NORMAL" if number % 2 else "PNEUMONIA") / f"p{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

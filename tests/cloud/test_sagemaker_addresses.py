@@ -31,13 +31,16 @@ REGION = "sa-east-1"
 def served(
     request: pytest.FixtureRequest,
     aws: Emulator,
+    bundles: Path,
     trained: ModelFolder,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Endpoint]:
     """An endpoint with an HTTP address: a Lambda function, and one in front of a SageMaker endpoint."""
     with pytest.MonkeyPatch.context() as patch:
         aws.apply(patch, REGION)
-        patch.setenv("MEDIMG_HOME", str(tmp_path_factory.mktemp("addresses")))
+        home = tmp_path_factory.mktemp("addresses")
+        (home / "bundles").symlink_to(bundles)
+        patch.setenv("MEDIMG_HOME", str(home))
         quick_sagemaker.make_roles(aws)
         config = ServeConfig(kind=request.param, http_api=True)
         with quick_sagemaker.backend().deploy(trained, config, name="address") as endpoint:

@@ -24,7 +24,7 @@ from urllib3 import HTTPResponse
 from medimg.backends import transfer
 from medimg.backends.sagemaker import storage as storages
 from medimg.backends.sagemaker.storage import Storage
-from medimg.data import pack as packing
+from medimg.data import shards
 from medimg.data.dataset import Dataset
 from medimg.data.pack import Pack, build
 from medimg.data.transport import expand
@@ -78,7 +78,7 @@ def storage(s3: Any, bucket: str) -> Storage:
 @pytest.fixture
 def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pack:
     """Twenty images in five shards."""
-    monkeypatch.setattr(packing, "MOST_IN_SHARD", 4)
+    monkeypatch.setattr(shards, "MOST_IN_SHARD", 4)
     for number in range(20):
         path = tmp_path / "images" / ("NORMAL" if number % 2 else "PNEUMONIA") / f"p{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

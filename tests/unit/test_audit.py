@@ -80,6 +80,25 @@ def test_equal_pictures_are_kept_together_where_the_splits_are_ours(tmp_path: Pa
     assert told(split_by_user)["duplicate-images"] == "error"
 
 
+def test_a_large_jpeg_and_its_lossless_copies_are_one_picture(tmp_path: Path) -> None:
+    """Though the index decodes the JPEG at half its size; a picture that only looks the same stays a warning."""
+    root = tree(tmp_path / "x", COUNTS)
+    films = {f"film{number}.jpg": f"twin{number}.png" for number in range(4)}
+    for film, twin in films.items():
+        large = Image.fromarray(pixels(film, (15, 16))).resize((904, 900), Image.Resampling.BICUBIC)
+        large.save(root / "test/a" / film, quality=80)
+        copy(root, f"test/a/{film}", f"train/a/{twin}")
+    large.save(root / "val/b/other.png")
+    dataset = load(root)
+    audit = dataset.audit()
+    assert told(audit) == {"duplicate-images": "error", "near-duplicates": "warning"}
+    assert [dataset[id].path.name for id in audit.duplicates] == list(films.values())
+    assert {pair.second.path.name for pair in audit.pairs} == {"other.png", "twin3.png"}
+    undivided = replace(dataset, samples=tuple(replace(sample, split=None) for sample in dataset.samples))
+    split = {sample.path.name: sample.split for sample in ready_for_training(undivided, allow=()).dataset.samples}
+    assert [split[film] for film in films] == [split[twin] for twin in films.values()]
+
+
 def test_labels_that_are_unknown_do_not_contradict(tmp_path: Path) -> None:
     """Of several labels, only a 1 against a 0 is a contradiction."""
     images = tree(tmp_path / "x", {"": 160})

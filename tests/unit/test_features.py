@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,36 @@ def test_a_disk_that_takes_nothing_costs_only_time(tmp_path: Path) -> None:
     found = compute(images, tmp_path / "file", events=events)
     np.testing.assert_array_equal(found, compute(images, tmp_path / "folder"))
     assert [event.message[:22] for event in events if event.kind == "warning"] == ["features are not kept:"]
+
+
+def test_a_disk_that_is_nearly_full_is_left_to_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What earlier runs kept goes first; if that is not enough, one warning says so, and nothing is written."""
+    images, events = Images(), []
+    first = compute(images, tmp_path)
+    monkeypatch.setattr(kept_features, "LEAST_FREE_BYTES", 2**62)
+    compute(images, tmp_path, backbone(seed=1), events)
+    np.testing.assert_array_equal(compute(images, tmp_path), first)
+    assert not list(tmp_path.rglob("*.f32"))
+    (warning,) = [event.message for event in events if event.kind == "warning"]
+    assert warning.startswith(f"features are not kept: the disk of {tmp_path} has less than")
+
+
+def test_a_folder_that_cannot_be_memory_mapped_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some mounted buckets are; a part that is too short is computed again there, too."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    images = Images(40)
+    first = compute(images, tmp_path)
+    images.asked = 0
+    monkeypatch.setattr(np, "memmap", refuse)
+    np.testing.assert_array_equal(compute(images, tmp_path), first)
+    assert images.asked == 0
+    (part,) = tmp_path.rglob("*.f32")
+    part.write_bytes(part.read_bytes()[:100])
+    np.testing.assert_array_equal(compute(images, tmp_path), first)
+    assert images.asked == 40
 
 
 def test_what_was_least_recently_used_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,19 @@ def test_a_weight_is_stored_once(tmp_path: Path) -> None:
     assert 8 * 8 * 3 * 5000 * 4 < stored < 1.1 * 8 * 8 * 3 * 5000 * 4
 
 
+def test_more_weights_than_a_graph_holds_are_exported_by_keras(
+    network: Any, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As variables, which lie in files of their own."""
+    monkeypatch.setattr("medimg.export.frozen.MOST_BYTES", 100)
+    assert frozen(network) is None
+    write_saved_model(network, tmp_path / "1")
+    assert (tmp_path / "1" / "variables" / "variables.index").stat().st_size > 200
+    floats = images.astype(np.float32)
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    np.testing.assert_allclose(loaded.serve(tf.constant(floats)), network(floats, training=False), atol=1e-6)
+
+
 def test_a_variable_that_keras_does_not_know_is_exported_too(images: np.ndarray, tmp_path: Path) -> None:
     """Such a network is no constant: Keras writes its SavedModel."""
     network = _network(Hidden())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import subprocess
@@ -16,7 +17,7 @@ from PIL import Image
 
 from medimg.data import index
 from medimg.data.dataset import Dataset
-from medimg.data.pixels import Stored
+from medimg.data.pixels import GREY_TOLERANCE, Picture, Stored, as_mode, grey_if_equal
 from medimg.progress import Event
 
 
@@ -227,7 +228,7 @@ def test_brightness_is_that_of_the_grey_picture() -> None:
     """Mean, spread and percentiles of all pixels, and of the outer twentieth; the thumbnail is the whole picture."""
     pixels = np.random.default_rng(0).integers(0, 256, (200, 300), np.uint8)
     pixels[:10], pixels[-10:], pixels[:, :15], pixels[:, -15:] = 7, 9, 8, 8
-    looks = index.appearance(pixels, Stored("L", 8, 1))
+    looks = index.appearance(Picture(pixels, (200, 300), Stored("L", 8, 1)))
     assert looks.mean == pytest.approx(pixels.mean())
     assert looks.std == pytest.approx(pixels.std())
     assert looks.low == np.quantile(pixels, 0.01, method="inverted_cdf")
@@ -243,5 +244,26 @@ def test_brightness_is_that_of_the_grey_picture() -> None:
 
 def test_the_smallest_picture_has_an_appearance() -> None:
     """One pixel is its own border."""
-    looks = index.appearance(np.full((1, 1), 77, np.uint8), Stored("L", 8, 1))
+    looks = index.appearance(Picture(np.full((1, 1), 77, np.uint8), (1, 1), Stored("L", 8, 1)))
     assert (looks.mean, looks.std, looks.low, looks.high, looks.border_mean) == (77, 0, 77, 77, 77)
+
+
+@pytest.mark.parametrize("shape", [(300, 401), (300, 401, 3), (20, 30), (1, 70_000)])
+def test_the_hash_does_not_ask_who_holds_the_pixels(shape: tuple[int, ...]) -> None:
+    """Pillow's image, of which it copies a piece at a time, and an array have the same; it is that of all bytes."""
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    size, stored = (shape[0], shape[1]), Stored("L", 8, 1)
+    ways = [Picture(content, size, stored) for content in (pixels, Image.fromarray(pixels))]
+    assert ways[0].shape == ways[1].shape == shape
+    expected = hashlib.sha256(f"{size} {shape}".encode() + pixels.tobytes()).hexdigest()
+    assert [index.digest(way) for way in ways] == [expected, expected]
+
+
+@pytest.mark.parametrize("spread", [0, 2, 3])
+def test_a_picture_is_grey_if_its_channels_differ_by_two_at_most(spread: int) -> None:
+    """One pixel that is not among those looked at first decides; grey is the luma of what there was."""
+    pixels = np.repeat(np.random.default_rng(0).integers(0, 250, (40, 50, 1), np.uint8), 3, axis=2)
+    pixels[33, 41, 2] += spread
+    grey = grey_if_equal(pixels)
+    assert grey.ndim == (3 if spread > GREY_TOLERANCE else 2)
+    assert np.array_equal(as_mode(grey, 1), np.array(Image.fromarray(pixels).convert("L"))[..., np.newaxis])

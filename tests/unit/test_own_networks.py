@@ -205,6 +205,11 @@ def test_a_network_without_features_trains_as_a_whole(here: Path) -> None:
          "cannot be read again .Could not locate function 'my_relu'"),
         ("return keras.Model(image, layers.Dense(1, activation='sigmoid')(layers.Activation(known)(x)))",
          "it uses known. A trained"),
+        ("from medimg.models import Classifier\n"
+         "    maps, entry = layers.Rescaling(0.1)(image), keras.Input((16, 16, 1))\n"
+         "    head = keras.Model(entry, layers.Dense(1, activation='sigmoid')(layers.Flatten()(entry)))\n"
+         "    return Classifier(keras.Model(image, head(maps)), keras.Model(image, maps), head)",
+         r"its features are float32 \(None, 16, 16, 1\); those that a head is trained on"),
     ],
 )  # fmt: skip
 def test_what_could_not_be_served_is_refused_before_it_trains(here: Path, code: str, message: str) -> None:

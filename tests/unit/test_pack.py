@@ -19,6 +19,7 @@ from image_folders import COLOUR, picture, pixels, tree
 from PIL import Image
 
 from medimg.data import pack as packing
+from medimg.data import shards
 from medimg.data.dataset import Dataset
 from medimg.data.decode import decode, read
 from medimg.data.pack import Pack, build
@@ -31,7 +32,7 @@ SIDE = 5
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "MOST_IN_SHARD", 4)
+    monkeypatch.setattr(shards, "MOST_IN_SHARD", 4)
 
 
 @pytest.fixture
@@ -50,13 +51,13 @@ def root(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the images that packing decodes."""
     names: list[str] = []
-    real = packing.look
+    real = shards.look
 
     def counting(data: bytes, *, name: str, size: tuple[int, int] | None = None) -> Picture:
         names.append(name)
         return real(data, name=name, size=size)
 
-    monkeypatch.setattr(packing, "look", counting)
+    monkeypatch.setattr(shards, "look", counting)
     return names
 
 
@@ -122,12 +123,12 @@ def test_grey_images_take_one_channel_and_mixed_shards_expand(root: Path) -> Non
 def test_shards_stay_small_for_large_images() -> None:
     """A shard is built in memory."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "MOST_IN_SHARD", 512)
+        patch.setattr(shards, "MOST_IN_SHARD", 512)
         for size in (28, 224, 1024, 8000):
-            count = packing._shard_images(size)
+            count = shards._images_a_shard(size)
             assert count >= 1
             assert count == 1 or count * size * size * 3 <= 80_000_000
-        assert packing._shard_images(224) == 512
+        assert shards._images_a_shard(224) == 512
 
 
 def test_unknown_labels_are_nan(tmp_path: Path) -> None:
@@ -379,17 +380,17 @@ def test_no_pack_is_no_pack(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from medimg.data import pack
+from medimg.data import pack, shards
 from medimg.data.dataset import Dataset
-pack.MOST_IN_SHARD = 4
-write, written = pack.atomic_write, []
+shards.MOST_IN_SHARD = 4
+write, written = shards.atomic_write, []
 def dying(file, data):
     if len(written) == 2:
         file.with_name("." + file.name + "-half").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     write(file, data)
     written.append(file)
-pack.atomic_write = dying
+shards.atomic_write = dying
 dataset = Dataset.from_folder(sys.argv[1], group=r"(\\w+/\\w+/p\\d+)")
 pack.build(dataset, 5, facts=dataset.index())
 """

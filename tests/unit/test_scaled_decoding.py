@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from medimg.artifact import Preprocessing
-from medimg.data import index
-from medimg.data import pack as packing
+from medimg.data import index, shards
 from medimg.data.dataset import Dataset
 from medimg.data.decode import decode, look
 from medimg.data.encode import encode
@@ -32,7 +31,7 @@ ORIENTATION = 0x0112
 @pytest.fixture(autouse=True)
 def _small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has all that is said of 224 pixels hold for 24, so that films can be small."""
-    for module in (pillow, index, packing):
+    for module in (pillow, index, shards):
         monkeypatch.setattr(module, "USUAL", SIDE)
 
 
@@ -181,7 +180,7 @@ def test_a_pack_of_kept_pixels_is_the_pack_of_decoded_ones(
         names.append(Path(name).name)
         return look(data, name=name, size=size)
 
-    monkeypatch.setattr(packing, "look", counting)
+    monkeypatch.setattr(shards, "look", counting)
     monkeypatch.setattr("medimg.data.kept.MOST_IN_MEMORY", 2 * size * size)  # the others are in a file
     monkeypatch.setenv("MEDIMG_HOME", str(tmp_path / "other"))
     with KeptPixels(size, len(dataset)) as kept:

@@ -33,15 +33,20 @@ def home(own_home: Path, trained_job: tuple[Path, str]) -> Path:
 
 
 def test_a_run_holds_what_was_told_and_how_the_job_ended(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second attempt goes on in the same run; what cannot be estimated is left out."""
+    """A second attempt goes on in the same run; what cannot be estimated is left out, and nothing else.
+
+    A line is told that is longer than a pipe holds, before MLflow is imported.
+    """
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{home / 'mlflow.sqlite'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     told: list[Event] = []
+    monkeypatch.setattr("medimg.training.tracking._STOPPED_SECONDS", 120.0)  # however busy this machine is
+    many = {f"figure_{number:03d}_{'x' * 200}": float(number) for number in range(400)}
     with pytest.raises(Interrupted), Tracker("job-1", told.append) as tracker:
         tracker.parameters({"epochs": 2})
-        tracker.metrics({"loss": 0.5, "auroc": None}, step=1)
+        tracker.metrics({"loss": 0.5, "auroc": None, **many}, step=1)
         raise Interrupted("stopped")
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("medimg")
@@ -51,11 +56,24 @@ def test_a_run_holds_what_was_told_and_how_the_job_ended(home: Path, monkeypatch
         (found,) = client.search_runs([experiment.experiment_id], "tags.`medimg.job` = 'job-1'")
         return found.info.status, found.data.params, found.data.metrics
 
-    assert run() == ("KILLED", {"epochs": "2"}, {"loss": 0.5})
+    assert run() == ("KILLED", {"epochs": "2"}, {"loss": 0.5, **many})
     with Tracker("job-1", told.append) as tracker:
         tracker.metrics({"loss": 0.25}, step=2)
-    assert run() == ("FINISHED", {"epochs": "2"}, {"loss": 0.25})
+    assert run() == ("FINISHED", {"epochs": "2"}, {"loss": 0.25, **many})
     assert told == []
+
+
+def test_a_tracking_process_that_is_killed_is_told_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a system that has no memory left: it cannot say so itself."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.sqlite'}")
+    told: list[Event] = []
+    with Tracker("job-1", told.append) as tracker:
+        assert tracker._process is not None
+        tracker._process.kill()
+        tracker._process.wait()
+        for step in range(100):
+            tracker.metrics({"loss": 0.5}, step=step)
+    assert [event.message for event in told] == ["MLflow tracking stopped: its process ended with -9"]
 
 
 def test_a_tracking_server_that_fails_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,7 @@ from image_folders import COLOUR, picture, tree
 
 from medimg.artifact import ModelFolder
 from medimg.config import JobSpec
-from medimg.data import pack as packing
-from medimg.data import transport
+from medimg.data import shards, transport
 from medimg.data.dataset import Dataset
 from medimg.data.pack import Pack, build
 from medimg.data.transport import expand, expanded, travelling
@@ -36,7 +35,7 @@ SIDE = 9
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Several shards, several chunks a shard, several reads a chunk."""
-    monkeypatch.setattr(packing, "MOST_IN_SHARD", 4)
+    monkeypatch.setattr(shards, "MOST_IN_SHARD", 4)
     monkeypatch.setattr(transport, "_CHUNK_BYTES", 3 * SIDE * SIDE)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))

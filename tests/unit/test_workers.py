@@ -129,3 +129,19 @@ def test_images_that_take_long_are_handed_over_one_by_one() -> None:
             await asyncio.gather(*asked)
 
     asyncio.run(ask())
+
+
+def test_no_image_is_handed_ahead_to_who_has_one_that_takes_long() -> None:
+    """Of many brief ones: whoever comes later waits for the first worker that is free, not for that one."""
+
+    async def ask() -> None:
+        async with running(1) as workers:
+            slow = asyncio.create_task(workers.ask(PREDICT, b"slow"))
+            await asyncio.sleep(0.1)
+            behind = asyncio.create_task(workers.ask(PREDICT, b"image"))
+            await asyncio.sleep(0)
+            assert (handed_over(workers), workers.waiting) == ([1], 1)
+            assert await slow == (ANSWER, b"slow by 0")
+            assert await behind == (ANSWER, b"image by 0")
+
+    asyncio.run(ask())

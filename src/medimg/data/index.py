@@ -27,7 +27,7 @@ from PIL import Image
 from medimg.data.decode import look, read
 from medimg.data.formats.pillow import USUAL, is_jpeg, reduction
 from medimg.data.formats.rejection import rejection
-from medimg.data.pixels import Pixels, Size, Stored, as_mode
+from medimg.data.pixels import Picture
 from medimg.errors import ImageRejected
 from medimg.home import cores, home, make_folder
 from medimg.progress import Event, Report
@@ -48,12 +48,14 @@ __all__ = [
 ]
 
 # Raised when decode() gives other pixels for the same bytes, or rows hold other facts: old rows are then not believed.
-DECODER = 5
+DECODER = 6
 DETAIL = 128  # side in pixels at which looks are compared
 THUMBNAIL = 32  # side in pixels: enough to know a picture again, too little to read it
 BORDER = 0.05  # of each side: where markers, collimators and padding are, and findings are not
 AHEAD = 32  # images a core that may be done before they are asked for: none waits long for a large one
 EVERY = 1.0  # seconds between two reports; rows are written then too, so a crash loses no more than that
+_LEVELS = np.arange(256.0)
+_POWERS = np.stack([_LEVELS**0, _LEVELS, _LEVELS**2])
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pixels (
     path BLOB PRIMARY KEY, size INTEGER, mtime INTEGER, digest TEXT, height INTEGER, width INTEGER, channels INTEGER,
@@ -162,10 +164,11 @@ def pixel_facts(samples: Sequence[Sample], report: Report, kept: KeptPixels | No
     return _with_cache(samples, ":memory:", report, kept)
 
 
-def digest(pixels: Pixels, size: Size) -> str:
+def digest(picture: Picture) -> str:
     """Returns the SHA-256 of an image's height and width, and of the pixels that were decoded of it."""
-    found = hashlib.sha256(f"{tuple(size)} {pixels.shape}".encode())
-    found.update(np.ascontiguousarray(pixels).data)
+    found = hashlib.sha256(f"{tuple(picture.size)} {picture.shape}".encode())
+    for piece in picture.pieces():
+        found.update(piece)
     return found.hexdigest()
 
 
@@ -175,46 +178,33 @@ def is_decoded_anew(fact: PixelFacts, size: int) -> bool:
     return fact.jpeg and usual != wanted
 
 
-def appearance(pixels: Pixels, stored: Stored) -> Appearance:
-    """Returns how an image looks.
-
-    Args:
-        pixels: uint8, (height, width) or (height, width, 3).
-        stored: How the file holds it.
-    """
-    grey = as_mode(pixels, 1)[..., 0]
-    picture = Image.fromarray(grey)
+def appearance(picture: Picture) -> Appearance:
+    """Returns how an image looks."""
+    grey = picture.image if len(picture.shape) == 2 else picture.image.convert("L")
     # What is finer costs most of the time, and is where a JPEG and a PNG of one film differ.
-    picture = picture.reduce(max(1, min(grey.shape) // DETAIL))
-    counts = np.array(picture.histogram())
-    low, high = np.searchsorted(np.cumsum(counts), [0.01 * counts.sum(), 0.99 * counts.sum()])
-    square = picture.resize((DETAIL, DETAIL), Image.Resampling.BOX)
+    grey = grey.reduce(max(1, min(grey.size) // DETAIL))
+    columns, rows = (max(1, round(BORDER * side)) for side in grey.size)
+    inner = grey.crop((columns, rows, max(columns, grey.width - columns), max(rows, grey.height - rows)))
+    counts = np.array([grey.histogram(), inner.histogram()], np.float64)
+    counts[1] = counts[0] - counts[1]
+    number, total, squares = _POWERS @ counts.T  # exact: whole numbers below 2**53
+    means = total / number
+    spreads = np.sqrt(np.maximum(squares / number - means**2, 0))
+    low, high = np.searchsorted(np.cumsum(counts[0]), [0.01 * number[0], 0.99 * number[0]])
+    square = grey.resize((DETAIL, DETAIL), Image.Resampling.BOX)
     return Appearance(
-        stored.mode,
-        stored.bits,
-        stored.orientation,
-        *_mean_and_spread(counts),
+        picture.stored.mode,
+        picture.stored.bits,
+        picture.stored.orientation,
+        float(means[0]),
+        float(spreads[0]),
         float(low),
         float(high),
-        *_mean_and_spread(np.array(Image.fromarray(_border(np.asarray(picture))).histogram())),
+        float(means[1]),
+        float(spreads[1]),
         _stretch(np.asarray(square, np.float32)),
         square.reduce(DETAIL // THUMBNAIL).tobytes(),
     )
-
-
-def _border(grey: Pixels) -> Pixels:
-    """Returns the outer pixels of a grey picture, in one row."""
-    rows, columns = (max(1, round(BORDER * side)) for side in grey.shape)
-    inner = grey[rows:-rows]
-    parts = (grey[:rows], grey[-rows:], inner[:, :columns], inner[:, -columns:])
-    return np.concatenate([part.ravel() for part in parts])[np.newaxis]
-
-
-def _mean_and_spread(counts: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Returns mean and standard deviation of brightness, of how many pixels have each of 256."""
-    levels, number = np.arange(256), counts.sum()
-    mean = float(counts @ levels / number)
-    return mean, math.sqrt(float(counts @ (levels - mean) ** 2 / number))
 
 
 def _stretch(square: npt.NDArray[np.float32]) -> float:
@@ -322,14 +312,13 @@ def _read(sample: Sample, kept: KeptPixels | None) -> PixelFacts:
     try:
         data = read(sample.path)
         picture = look(data, name=name, size=(USUAL, USUAL))
-        pixels = picture.pixels
-        looks = appearance(pixels, picture.stored)
+        looks = appearance(picture)
     except ImageRejected as error:
         return PixelFacts("", 0, 0, 0, error)
     except MemoryError as error:
         return PixelFacts("", 0, 0, 0, rejection(error, name))
     fact = PixelFacts(
-        digest(pixels, picture.size), *picture.size, 1 if pixels.ndim == 2 else 3,
+        digest(picture), *picture.size, 1 if len(picture.shape) == 2 else 3,
         appearance=looks, content=hashlib.sha256(data).hexdigest(), jpeg=is_jpeg(data),
     )  # fmt: skip
     if kept is not None and not is_decoded_anew(fact, kept.size):

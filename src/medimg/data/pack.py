@@ -18,7 +18,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,13 +27,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medimg.config import Task
-from medimg.data.decode import look, read
-from medimg.data.formats.pillow import USUAL
-from medimg.data.index import digest, in_parallel, is_decoded_anew
-from medimg.data.pixels import Pixels, as_mode
+from medimg.data.shards import deciding_file, sha256_of, write_shards
 from medimg.errors import DatasetError
 from medimg.home import Use, atomic_write, drop, home, locked, make_folder, salt, salted, storage_errors
-from medimg.progress import Event, Report, heartbeat, silent
+from medimg.progress import Report, heartbeat, silent
 
 if TYPE_CHECKING:
     from medimg.data.dataset import Dataset, Sample
@@ -43,8 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Pack", "PackedSample", "address", "build", "forget"]
 
 VERSION = 4
-SHARD_BYTES = 80_000_000  # of colour, 512 images of 224 pixels: large enough for sequential reads, small enough to redo
-MOST_IN_SHARD = 512
 
 _AGAIN = "Remove the folder and submit the dataset again"
 
@@ -197,7 +192,7 @@ def address(dataset: Dataset, facts: Mapping[str, PixelFacts], image_size: int, 
         for sample in dataset.samples
         if dataset.keep and facts[sample.id].rejection is None
     ]
-    files = [_file(facts[sample.id], image_size) for sample in dataset.samples]
+    files = [deciding_file(facts[sample.id], image_size) for sample in dataset.samples]
     content = [
         VERSION, fingerprint, dataset.classes, dataset.task, dataset.positive, image_size,
         dataset.keep, sorted(named, key=repr), sorted(filter(None, files)),
@@ -236,7 +231,7 @@ def build(
     samples = sorted(
         (sample for sample in dataset.samples if facts[sample.id].rejection is None),
         key=lambda sample: (
-            facts[sample.id].digest, _file(facts[sample.id], image_size),
+            facts[sample.id].digest, deciding_file(facts[sample.id], image_size),
             repr(sample.labels), sample.split or "", sample.group or "",
         ),
     )  # fmt: skip
@@ -255,7 +250,7 @@ def build(
             for other in filter(_is_whole, final.glob("samples-*.jsonl")):
                 other.replace(building / other.name)  # of jobs that may still run: manifests outlive damaged pixels
             shutil.rmtree(final, ignore_errors=True)
-            shards = _write_shards(building, samples, facts, image_size, kept, report)
+            shards = write_shards(building, samples, facts, image_size, kept, report)
             atomic_write(building / manifest, lines)
             described = _describe(dataset, image_size, fingerprint, shards)
             atomic_write(building / "pack.json", json.dumps(described, ensure_ascii=False, indent=1))
@@ -294,85 +289,13 @@ def _read_facts(path: Path, *, verify: bool = False) -> Mapping[str, Any]:
         file = path / name
         if not file.is_file() or file.stat().st_size != length:
             raise DatasetError(f"{file} is missing or incomplete. {_AGAIN}")
-        if verify and _sha256(file) != sha256:
+        if verify and sha256_of(file) != sha256:
             raise DatasetError(f"{file} is damaged: its hash differs. {_AGAIN}")
     return facts
 
 
 def _is_whole(manifest: Path) -> bool:
-    return manifest.name == f"samples-{_sha256(manifest)[:16]}.jsonl"
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _shard_images(size: int) -> int:
-    """Returns how many images each shard but the last has."""
-    return max(1, min(MOST_IN_SHARD, SHARD_BYTES // (3 * size * size)))
-
-
-def _write_shards(
-    folder: Path,
-    samples: Sequence[Sample],
-    facts: Mapping[str, PixelFacts],
-    size: int,
-    kept: KeptPixels | None,
-    report: Report,
-) -> list[dict[str, Any]]:
-    step = _shard_images(size)
-    parts = {
-        folder / f"images-{start // step:05d}.u8": samples[start : start + step]
-        for start in range(0, len(samples), step)
-    }
-    todo = [(file, part) for file, part in parts.items() if not file.exists()]  # written whole or not at all
-    hashes: dict[Path, str] = {}
-    done = len(samples) - sum(len(part) for _, part in todo)
-    report(Event("stage", "packing", done, len(samples)))
-    wanted = (sample for _, part in todo for sample in part if kept is None or not kept.has(sample.id, size))
-    # Threads decode on while a shard is written.
-    with closing(in_parallel(lambda sample: _image(sample, facts[sample.id], size), wanted)) as decoded:
-        for file, part in todo:
-            channels = max(facts[sample.id].channels for sample in part)
-            pixels = np.empty((len(part), size, size, channels), np.uint8)
-            for number, sample in enumerate(part):
-                image = next(decoded) if kept is None or not kept.has(sample.id, size) else kept.take(sample.id)
-                if image.ndim == 3 and pixels.shape[3] == 1:  # colour that only a larger decoding shows
-                    pixels = np.repeat(pixels, 3, axis=3)
-                pixels[number] = as_mode(image, 3 if pixels.shape[3] == 3 else 1)
-                done += 1
-                if done % 16 == 0:
-                    report(Event("stage", "packing", done, len(samples)))
-            atomic_write(file, pixels.data)
-            hashes[file] = hashlib.sha256(pixels.data).hexdigest()
-    report(Event("stage", "packing", len(samples), len(samples)))
-    return [
-        {
-            "file": file.name,
-            "images": len(part),
-            "channels": file.stat().st_size // (len(part) * size * size),
-            "sha256": hashes.get(file) or _sha256(file),
-        }
-        for file, part in parts.items()
-    ]
-
-
-def _image(sample: Sample, fact: PixelFacts, size: int) -> Pixels:
-    data, name = read(sample.path), str(sample.path)
-    square = (size, size)
-    picture = look(data, name=name, size=square)
-    if hashlib.sha256(data).hexdigest() != fact.content:
-        # Other bytes may hold the same pixels, such as when metadata was changed meanwhile.
-        usual = picture if size <= USUAL else look(data, name=name, size=(USUAL, USUAL))
-        if _file(fact, size) or digest(usual.pixels, usual.size) != fact.digest:
-            raise DatasetError(f"{name} has changed since the dataset was read. Submit the dataset again")
-    return picture.resized(square)
-
-
-def _file(fact: PixelFacts, size: int) -> str:
-    """Returns the hash of the file where the facts do not decide the pixels at a size, else ""."""
-    return fact.content if is_decoded_anew(fact, size) else ""
+    return manifest.name == f"samples-{sha256_of(manifest)[:16]}.jsonl"
 
 
 def _named(dataset: Dataset, sample: Sample) -> dict[str, str]:

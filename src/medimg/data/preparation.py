@@ -10,6 +10,7 @@ from medimg.data.audit.checks import STOPPING, check
 from medimg.data.audit.classes import LEAST_PER_CLASS, scarce
 from medimg.data.audit.files import rejected
 from medimg.data.audit.findings import Found
+from medimg.data.audit.originals import with_lossless_copies
 from medimg.data.audit.report import AuditReport
 from medimg.data.dataset import Dataset
 from medimg.data.labels import amount, listing
@@ -106,7 +107,7 @@ def audited(dataset: Dataset, facts: Mapping[str, PixelFacts], *, report: Report
         DatasetError: Nothing to train on.
     """
     if dataset.splits and not dataset.of("train"):
-        return check(dataset, facts, report=report)
+        return check(dataset, with_lossless_copies(dataset, facts, report), report=report)
     return _prepare(dataset, facts, _broken(dataset, facts), (), SPLIT_SEED, report).audit
 
 
@@ -129,6 +130,7 @@ def _prepare(
     if broken.drop:
         dataset = dataset.without(broken.drop)
         notices.append(f"{amount(len(broken.drop), 'image')} that cannot be read left out")
+    facts = with_lossless_copies(dataset, facts, report)
     pixels = {sample.id: facts[sample.id].digest for sample in dataset.samples}
     if not dataset.splits:
         dataset = split(dataset, val=VALIDATION_SHARE, test=VALIDATION_SHARE, seed=seed, pixels=pixels)

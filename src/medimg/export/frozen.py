@@ -8,6 +8,7 @@ an image. Nobody trains on from an export: that is what `model.keras` is for.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,20 @@ import numpy as np
 
 __all__ = ["frozen", "to_litert", "write_saved_model"]
 
+MOST_BYTES = 1_900_000_000
+"""Of a graph's constants: TensorFlow writes graphs of less than 2 GiB."""
+
+_BYTES = 4  # of a weight: exports are in float32
+
 
 def frozen(network: Any) -> Any | None:
     """Returns a TensorFlow function of float32 (n, height, width, channels) to what the network gives for inference.
 
-    It has nothing but constants: None where a layer brings along a variable or a table that Keras does not know of.
+    It has nothing but constants: None where a layer brings along a variable or a table that Keras does not know of, or
+    where the weights are more than a graph holds.
     """
+    if sum(math.prod(weight.shape) * _BYTES for weight in network.weights) > MOST_BYTES:
+        return None
     function = _traced(network)
     return None if function.captured_inputs else function
 

@@ -177,9 +177,16 @@ def _check_probabilities(classifier: Classifier, task: Task) -> None:
             "0..255 as float32 (n, height, width, channels), so that it must scale them itself"
         )
     if classifier.backbone is not None and classifier.head is not None:
+        _check_features(classifier.backbone.outputs)
         again = np.asarray(classifier.head(classifier.backbone(x, training=False), training=False))
         if again.shape != p.shape or not np.allclose(again, p, atol=_CLOSE):
             raise ConfigError("its head on its backbone gives other probabilities than its model")
+
+
+def _check_features(given: list[Any]) -> None:
+    if [len(tensor.shape) for tensor in given] != [2] or given[0].dtype != "float32":
+        found = ", ".join(f"{tensor.dtype} {tensor.shape}" for tensor in given)
+        raise ConfigError(f"its features are {found}; those that a head is trained on are float32 (n, d)")
 
 
 def _with_parts(network: keras.Model) -> Classifier:
@@ -188,11 +195,7 @@ def _with_parts(network: keras.Model) -> Classifier:
     if layer is None:
         return Classifier(model=network, backbone=None, head=None)
     features = layer.output
-    if len(features.shape) != 2 or features.dtype != "float32":
-        raise ConfigError(
-            f"its layer {_FEATURES!r} gives {features.dtype} {features.shape}; the features that a head is trained on "
-            "are float32 (n, d)"
-        )
+    _check_features([features])
     try:
         head = keras.Model(features, network.outputs[0], name="head")
     except ValueError as error:

@@ -87,7 +87,8 @@ def _start_litert(backbone: keras.Model, sample: np.ndarray) -> Run:
             runtime = LiteRTRuntime(file, workers=workers)
         found = runtime.outputs(sample)
     except Exception as error:  # Keras computes what cannot be converted, whatever the reason
-        raise Unfit(f"the backbone cannot be converted to LiteRT ({type(error).__name__})") from error
+        reason = next(iter(str(error).strip().splitlines()), "")[:200]
+        raise Unfit(f"the backbone cannot be converted to LiteRT ({type(error).__name__}: {reason})") from error
     expected = np.asarray(backbone(sample, training=False))
     difference, scale = float(np.abs(found - expected).max()), float(np.abs(expected).max())
     if not difference <= _AGREE * scale:  # so that no number, too, is no agreement

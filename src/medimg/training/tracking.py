@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -28,6 +29,7 @@ __all__ = ["Tracker"]
 
 EXPERIMENT = "medimg"
 _MOST_SECONDS = 120.0  # to write what is left when training has ended
+_STOPPED_SECONDS = 10.0  # the same when it was stopped: whoever takes a machine away does not wait long
 
 
 class Tracker:
@@ -43,14 +45,15 @@ class Tracker:
     def __init__(self, job: str, report: Report) -> None:
         self._report = report
         self._process: subprocess.Popen[bytes] | None = None
+        self._failed = False
+        # A thread of its own writes: the pipe holds little, and its other end may be slow.
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         if os.environ.get("MLFLOW_TRACKING_URI", ""):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, job], stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
-            assert self._process.stdin and self._process.stdout  # noqa: S101 - asked for
-            os.set_blocking(self._process.stdin.fileno(), False)
-            self._listener = threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True)
-            self._listener.start()
+            self._listener = self._beside(self._listen, self._process.stdout)
+            self._beside(self._write, self._process.stdin)
 
     def __enter__(self) -> Self:
         return self
@@ -70,27 +73,31 @@ class Tracker:
     def end(self, status: str) -> None:
         """Ends the run: FINISHED, FAILED or KILLED. Returns when all is written, or after two minutes."""
         self._tell(status=status)
+        self._lines.put(None)
         process, self._process = self._process, None
         if process is None:
             return
-        assert process.stdin  # noqa: S101 - asked for
-        process.stdin.close()
+        seconds = _STOPPED_SECONDS if status == "KILLED" else _MOST_SECONDS
         try:
-            process.wait(_MOST_SECONDS)
+            process.wait(seconds)
         except subprocess.TimeoutExpired:
             # It goes on by itself: killed while it makes its database, it would leave half of one.
-            self._warn(f"what is left was not written within {_MOST_SECONDS:.0f} s")
-        else:
-            self._listener.join()
+            self._warn(f"what is left was not written within {seconds:.0f} s")
+            return
+        self._listener.join()
+        if process.returncode:  # it was killed, and could not say why
+            self._warn(f"its process ended with {process.returncode}")
 
     def _tell(self, **told: Any) -> None:
-        if self._process is None:
-            return
-        assert self._process.stdin  # noqa: S101 - asked for
-        try:
-            os.write(self._process.stdin.fileno(), json.dumps(told).encode() + b"\n")
-        except OSError:  # it has failed and said so, or the pipe is full: then it does not keep up
-            return
+        if self._process is not None and not self._failed:
+            self._lines.put(json.dumps(told).encode() + b"\n")
+
+    def _write(self, pipe: IO[bytes]) -> None:
+        # A broken pipe: the process has ended, and `_listen` or `end` says why.
+        with suppress(BrokenPipeError), pipe:
+            for line in iter(self._lines.get, None):
+                pipe.write(line)
+                pipe.flush()
 
     def _listen(self, said: IO[bytes]) -> None:
         with said:
@@ -98,7 +105,14 @@ class Tracker:
                 self._warn(line.decode(errors="replace").strip())
 
     def _warn(self, text: str) -> None:
-        self._report(Event("warning", message=f"MLflow tracking stopped: {text}"))
+        if not self._failed:
+            self._failed = True
+            self._report(Event("warning", message=f"MLflow tracking stopped: {text}"))
+
+    def _beside(self, work: Callable[[IO[bytes]], None], pipe: IO[bytes] | None) -> threading.Thread:
+        thread = threading.Thread(target=work, args=(pipe,), daemon=True)
+        thread.start()
+        return thread
 
 
 class _Run:

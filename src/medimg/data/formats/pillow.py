@@ -10,7 +10,7 @@ from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugi
 from medimg.data.formats.effort import Bmp, Metered, Tiff, WebP, check_jpeg, check_webp
 from medimg.data.formats.rejection import check_size, rejection
 from medimg.data.formats.strictness import strict_decoders
-from medimg.data.pixels import Box, Picture, Pixels, Size, Stored, bands, is_grey
+from medimg.data.pixels import Box, Picture, Pixels, Size, Stored, bands, without_colour
 from medimg.errors import ImageRejected
 
 __all__ = ["USUAL", "is_jpeg", "picture", "pixels_of", "reduction"]
@@ -155,8 +155,8 @@ def _picture(image: Image.Image, name: str, mode: str, bits: int, size: Size | N
         image = image.convert("L")
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
-    if image.mode == "RGB" and is_grey(np.asarray(image)):
-        image = image.convert("L")
+    if image.mode == "RGB":
+        image = without_colour(image)
     return Picture(image, whole, stored, box)
 
 

@@ -2,8 +2,7 @@
 
 A worker that takes too long for an image, or dies, costs that one request; it is replaced at once, and ever more slowly
 where one after the other dies. Requests that come while all are busy wait in one line: how many may is for
-`medimg.serving.web.admission` to say. Where images take milliseconds, a worker has the next one in hand before it has
-finished the last, so that its core never waits for the server; what it has not begun with is another's where it stops.
+`medimg.serving.web.admission` to say.
 """
 
 from __future__ import annotations
@@ -14,17 +13,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from medimg.errors import ImageRejected, MedimgError
 from medimg.serving.processes import process
-from medimg.serving.processes.process import HEAD, WorkerProcess
+from medimg.serving.processes.channel import LONG_SECONDS, START_SECONDS, Channel, Job, gone
+from medimg.serving.processes.process import WorkerProcess
 from medimg.serving.refused import Refused
 
 __all__ = ["Workers", "refusal_in"]
 
-_START_SECONDS = 120.0  # to load a model and prove it
 _WAIT_SECONDS = 20.0  # in the line; whoever waited longer has gone, or should be told
 _DRAIN_SECONDS = 20.0
 _CALM_SECONDS = 60.0
@@ -34,22 +32,7 @@ _FAILED_STARTS = 5  # one after the other, with no worker left, end the server
 # Of an image: where they take no longer, the next one is handed over ahead. Of longer ones the wait between two is no
 # share, and one that was handed to the wrong worker would wait long.
 _BRIEF_SECONDS = 0.05
-_LONG_SECONDS = 0.2  # with one image: then the next one is taken back for another worker
 _NEWEST = 0.1  # weight of the last image in the mean time of an image
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """One image on its way."""
-
-    kind: int
-    image: bytes
-    reply: asyncio.Future[tuple[int, bytes]]
-    since: float
-
-
-def _gone() -> Refused:
-    return Refused(503, "the worker ended while it had this image. Send it again", headers={"Retry-After": "1"})
 
 
 def refusal_in(kind: int, body: bytes) -> ImageRejected | Refused:
@@ -58,101 +41,6 @@ def refusal_in(kind: int, body: bytes) -> ImageRejected | Refused:
     if kind == process.REJECTED:
         return ImageRejected(content["code"], "image", content["error"])
     return Refused(500, f"a worker failed on this image ({content['error']}); the server's log says so too")
-
-
-class _Worker(asyncio.Protocol):
-    """The server's side of one worker."""
-
-    def __init__(self, pool: Workers, started: WorkerProcess) -> None:
-        self.pool = pool
-        self.process = started.process
-        self.seconds = started.seconds
-        self.ready = False
-        self.failure = ""  # why it never became ready
-        # The image that it computes, and the next one, by their numbers; None: nobody waits for its answer any more.
-        self.jobs: deque[tuple[int, _Job | None]] = deque()
-        self.began = 0.0  # with the first of them
-        self._number = 0
-        self._received = bytearray()
-        self._deadline = asyncio.get_running_loop().call_later(_START_SECONDS, self.process.kill)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.WriteTransport", transport)
-        self.pool._joined(self)
-
-    def do(self, job: _Job) -> None:
-        """Hands an image over."""
-        self._number += 1
-        self.jobs.append((self._number, job))
-        self.transport.writelines((HEAD.pack(self._number, job.kind, len(job.image)), job.image))
-        if len(self.jobs) == 1:
-            self._begin()
-
-    def take_back(self) -> _Job | None:
-        """Returns the image that it was handed ahead, where it has not come to it for long.
-
-        Whoever hangs, or has a large image, may still compute it; nobody takes that answer then.
-        """
-        if len(self.jobs) < 2 or time.monotonic() - self.began < _LONG_SECONDS:
-            return None
-        number, job = self.jobs[1]
-        self.jobs[1] = number, None
-        return job
-
-    def _begin(self) -> None:
-        self.began = time.monotonic()
-        self._deadline = asyncio.get_running_loop().call_later(self.seconds, self._too_slow)
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        while len(self._received) >= HEAD.size:
-            number, kind, length = HEAD.unpack_from(self._received)
-            end = HEAD.size + length
-            if len(self._received) < end:
-                return
-            body = bytes(memoryview(self._received)[HEAD.size : end])
-            del self._received[:end]
-            self._deadline.cancel()
-            if not self.ready:
-                self._hello(kind, json.loads(body))
-            else:
-                self._answered(number, kind, body)
-
-    def _hello(self, kind: int, told: Any) -> None:
-        if kind != process.HELLO:
-            self.failure = told["error"]  # the process ends by itself
-            return
-        self.ready = True
-        self.pool._became_ready(self, told)
-
-    def _answered(self, number: int, kind: int, body: bytes) -> None:
-        if not self.jobs or self.jobs[0][0] != number:
-            self.process.kill()  # nobody could tell whose answer it is
-            return
-        _, job = self.jobs.popleft()
-        self.pool._took(time.monotonic() - self.began)
-        if self.jobs:
-            self._begin()
-        if job is not None and not job.reply.done():
-            job.reply.set_result((kind, body))
-        self.pool._next(self)
-
-    def _too_slow(self) -> None:
-        number, job = self.jobs[0]
-        self.jobs[0] = number, None
-        if job is not None and not job.reply.done():
-            message = f"takes longer than {self.seconds:g} s to read. Save it anew, as PNG or JPEG"
-            job.reply.set_exception(ImageRejected("too-slow", "image", message))
-        self.process.kill()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._deadline.cancel()
-        self.process.kill()
-        begun, *ahead = [job for _, job in self.jobs] or [None]
-        self.jobs.clear()
-        if begun is not None and not begun.reply.done():
-            begun.reply.set_exception(_gone())
-        self.pool._lost(self, [job for job in ahead if job is not None])
 
 
 class Workers:
@@ -177,9 +65,9 @@ class Workers:
         self._first = first
         self._count = count
         self._on_broken = on_broken
-        self._workers: set[_Worker] = set()
-        self._idle: list[_Worker] = []
-        self._waiting: deque[_Job] = deque()
+        self._workers: set[Channel] = set()
+        self._idle: list[Channel] = []
+        self._waiting: deque[Job] = deque()
         self._mean_seconds = float("inf")  # that an image takes
         self._looking: asyncio.TimerHandle | None = None
         self._deaths: deque[float] = deque()
@@ -222,7 +110,7 @@ class Workers:
         Raises:
             MedimgError: There is none any more.
         """
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + START_SECONDS
         while self.alive < self._count and not self._broken and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         if not self.alive:
@@ -240,7 +128,7 @@ class Workers:
             Refused: The worker died of it, or it waited too long.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(kind, image, loop.create_future(), time.monotonic())
+        job = Job(kind, image, loop.create_future(), time.monotonic())
         if self._idle:
             self._idle.pop().do(job)
         elif (worker := self._next_to_finish()) is not None:
@@ -249,11 +137,12 @@ class Workers:
             self._waiting.append(job)
         return await job.reply
 
-    def _next_to_finish(self) -> _Worker | None:
+    def _next_to_finish(self) -> Channel | None:
         """Returns who may have an image ahead; None: nobody."""
         if self._waiting or self._mean_seconds > _BRIEF_SECONDS:
             return None
-        able = (worker for worker in self._workers if worker.ready and len(worker.jobs) == 1)
+        late = time.monotonic() - _BRIEF_SECONDS  # whoever began before that has an image that is not brief
+        able = (worker for worker in self._workers if worker.ready and len(worker.jobs) == 1 and worker.began > late)
         return min(able, key=lambda worker: worker.began, default=None)
 
     async def close(self, *, drain: bool = True) -> None:
@@ -274,27 +163,29 @@ class Workers:
         await self._empty.wait()
         for job in self._waiting:
             if not job.reply.done():
-                job.reply.set_exception(_gone())
+                job.reply.set_exception(gone())
 
     # -- what the workers tell ----------------------------------------------------------------------------------------
 
-    def _joined(self, worker: _Worker) -> None:
+    def joined(self, worker: Channel) -> None:
+        """Takes in a worker that starts."""
         self._workers.add(worker)
         if self._closing:
             worker.transport.abort()
 
-    def _became_ready(self, worker: _Worker, told: dict[str, Any]) -> None:
+    def became_ready(self, worker: Channel, told: dict[str, Any]) -> None:
+        """Gives a worker that has proved its model its first image."""
         self._failed_starts = 0
         if not self._hello.done():
             self._hello.set_result(told)
-        self._next(worker)
+        self.free(worker)
 
-    def _took(self, seconds: float) -> None:
+    def took(self, seconds: float) -> None:
         """Takes in how long an image took."""
         mean = self._mean_seconds
         self._mean_seconds = seconds if mean == float("inf") else mean + _NEWEST * (seconds - mean)
 
-    def _next(self, worker: _Worker) -> None:
+    def free(self, worker: Channel) -> None:
         """Gives a worker the next image, and where they are brief the one after it, or rest."""
         self._take_back()
         most = 2 if self._mean_seconds <= _BRIEF_SECONDS else 1
@@ -320,7 +211,7 @@ class Workers:
 
     def _look_later(self) -> None:
         if self._looking is None and self._idle and any(len(worker.jobs) > 1 for worker in self._workers):
-            self._looking = asyncio.get_running_loop().call_later(_LONG_SECONDS, self._look)
+            self._looking = asyncio.get_running_loop().call_later(LONG_SECONDS, self._look)
 
     def _look(self) -> None:
         """Gives those who rest what others were handed ahead."""
@@ -331,9 +222,10 @@ class Workers:
 
     def _wake(self) -> None:
         while self._waiting and self._idle:
-            self._next(self._idle.pop())
+            self.free(self._idle.pop())
 
-    def _lost(self, worker: _Worker, ahead: list[_Job]) -> None:
+    def lost(self, worker: Channel, ahead: list[Job]) -> None:
+        """Replaces a worker that has ended, and gives others the images that it had not begun with."""
         self._workers.discard(worker)
         with suppress(ValueError):
             self._idle.remove(worker)
@@ -382,4 +274,4 @@ class Workers:
 
     async def _connect(self, started: WorkerProcess) -> None:
         loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: _Worker(self, started), sock=started.channel)
+        await loop.create_unix_connection(lambda: Channel(self, started), sock=started.channel)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
@@ -139,9 +139,11 @@ class Connection(HttpToolsProtocol):
         self.pipeline.clear()
         super().connection_lost(exc)
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self._answering = cycle
-        super()._start_asgi_task(cycle, app)
+    def _answer(self, exchange: _Exchange, app: Any) -> None:
+        self._answering = exchange
+        task = self.loop.create_task(exchange.run_asgi(app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def data_received(self, data: bytes) -> None:
         """Takes what comes."""
@@ -198,7 +200,7 @@ class Connection(HttpToolsProtocol):
         self.cycle = self._latest = exchange = _Exchange(self, keep_alive=keep_alive)
         scope["extensions"] = {WHOLE: exchange.whole}
         if before is None or before.response_complete:
-            self._start_asgi_task(exchange, self.app)
+            self._answer(exchange, self.app)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((exchange, self.app))
@@ -234,7 +236,8 @@ class Connection(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            exchange, app = self.pipeline.pop()
+            self._answer(cast("_Exchange", exchange), app)
 
     def close_if_slow(self, now: float) -> None:
         """Ends the connection where it keeps the server waiting."""
