@@ -1,6 +1,6 @@
 """What each step costs as a dataset grows from 1,000 to 100,000 images: processor time, and memory that it holds.
 
-    python benchmarks/scale.py [--sizes 1000 3000 10000] [--task multilabel|binary] [--steps table index …]
+    python benchmarks/scale.py [--sizes 1000 10000 100000] [--task multilabel|binary] [--steps table index …]
 
 Images are made here: grey JPEGs of 96 pixels with up to 14 findings at once in the shape of ChestX-ray14, 3.6 images a
 patient, divided by patient. Each step runs in a process of its own, and training in the processes that `backend.train`
@@ -35,7 +35,7 @@ from watch import Cost, Watch
 import medimg
 from medimg.progress import Event, emit
 
-SIZES = (1000, 3000, 10_000)
+SIZES = (1000, 10_000, 100_000)
 SIDE = 96
 NETWORK_SIDE = 64
 LABELS = tuple(f"finding {letter}" for letter in "ABCDEFGHIJKLMN")

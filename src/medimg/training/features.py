@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from medimg.data.normalise import Normalisation, normalise
 from medimg.data.pack import Pack
 from medimg.progress import Event, Report
+from medimg.training.ahead import read_ahead
 from medimg.training.engines import CHECKED, Engine, Run, Unfit, by_keras, by_litert, pays
 from medimg.training.environment import versions
 from medimg.training.kept_features import KeptFeatures, key_of
@@ -178,16 +179,11 @@ class _Computation:
         run = self._started = self._started or self._engine.start()
         batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
         found = []
-        with ThreadPoolExecutor(1, thread_name_prefix="images") as ahead:
-            coming = ahead.submit(source.x, batches[0])
-            for number, batch in enumerate(batches):
+        with closing(read_ahead(source.x, batches)) as several:
+            for images in several:
                 self._check()
-                images = coming.result()
-                # The next images are read, and changed, while the engine is busy with these.
-                if number + 1 < len(batches):
-                    coming = ahead.submit(source.x, batches[number + 1])
                 found.append(run(images))
-                self._progress(len(batch))
+                self._progress(len(images))
         return np.concatenate(found).astype(np.float32)
 
     def _progress(self, images: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 from medimg.errors import MedimgError
 from medimg.job import Interrupted
 from medimg.progress import Event, Report
+from medimg.training.ahead import read_ahead
 from medimg.training.checkpoints import Checkpoint, Checkpoints
 from medimg.training.steps import Devices
 from medimg.training.weighting import Balance
@@ -224,18 +226,19 @@ class _Run:
         order = np.random.Generator(np.random.Philox(key=[phase.seed, state.epoch])).permutation(len(phase.train))
         reported = time.monotonic()
         self._progress()
-        while state.step < self.steps:
-            rows = order[state.step * phase.batch_size : (state.step + 1) * phase.batch_size]
-            y, weights = phase.balance.weigh(phase.train.y(rows), phase.task)
-            state.loss += self.step(phase.train.x(rows), y, weights) * len(rows)
-            state.step += 1
-            now = time.monotonic()
-            if now - reported > 0.5:
-                self._progress()
-                reported = now
-            if state.step < self.steps and (now - self.saved > self.every_seconds or self.stopping()):
-                self.save()
-                self._maybe_stop()
+        batches = _batches(order, phase.batch_size)[state.step :]
+        with closing(read_ahead(phase.train.x, batches)) as several:
+            for rows, x in zip(batches, several, strict=True):
+                y, weights = phase.balance.weigh(phase.train.y(rows), phase.task)
+                state.loss += self.step(x, y, weights) * len(rows)
+                state.step += 1
+                now = time.monotonic()
+                if now - reported > 0.5:
+                    self._progress()
+                    reported = now
+                if state.step < self.steps and (now - self.saved > self.every_seconds or self.stopping()):
+                    self.save()
+                    self._maybe_stop()
         self.step.settle()
         return state.loss / len(phase.train)
 
@@ -254,15 +257,13 @@ class _Run:
     def _validate(self, loss: float, started: float) -> dict[str, Any] | None:
         """Returns the epoch's row, or None where the losses are no numbers and an earlier epoch is kept."""
         phase = self.phase
-        truth, found = [], []
-        for start in range(0, len(phase.val), phase.batch_size):
-            rows = np.arange(start, min(start + phase.batch_size, len(phase.val)))
-            images = phase.val.x(rows)
-            found.append(self.forward(images))
-            if start == 0 and self.state.epoch == 0:
-                self._check_repeatable(images, found[0])
-            truth.append(phase.val.y(rows))
-        y, probabilities = np.concatenate(truth), np.concatenate(found).astype(np.float64)
+        rows, found = np.arange(len(phase.val)), []
+        with closing(read_ahead(phase.val.x, _batches(rows, phase.batch_size))) as several:
+            for images in several:
+                found.append(self.forward(images))
+                if len(found) == 1 and self.state.epoch == 0:
+                    self._check_repeatable(images, found[0])
+        y, probabilities = phase.val.y(rows), np.concatenate(found).astype(np.float64)
         val_loss = _loss(y, probabilities, phase.balance, phase.task)
         if not (np.isfinite(loss) and np.isfinite(val_loss)):
             text = (
@@ -292,6 +293,10 @@ class _Run:
                 "is random outside training. Have its layers look at call(training=…), and leave random changes of "
                 "images to TrainConfig(augment=…)"
             )
+
+
+def _batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _loss(y: np.ndarray, probabilities: np.ndarray, balance: Balance, task: str) -> float:
