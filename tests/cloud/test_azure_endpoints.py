@@ -138,7 +138,10 @@ def test_an_endpoint_answers_as_the_local_model_and_leaves_nothing(
 
         endpoint.predict_many([image] * 8)
         assert any("golden inputs agree" in line for line in endpoint.logs())
-        ids = {line["id"] for line in read(endpoint.logs()) if line["medimg"] == "request"}
+        deadline = time.monotonic() + 30  # the line of the other process may be on its way
+        while len(ids := {line["id"] for line in read(endpoint.logs()) if line["medimg"] == "request"}) < 2:
+            assert time.monotonic() < deadline, ids
+            time.sleep(0.2)
         assert len(ids) == 2, "the file, and what predict sends of it, count once each, whichever process answered"
         lines, position = backend._log("endpoint", "chest", 0)
         assert backend._log("endpoint", "chest", position - 1)[0][0] == lines[-1]

@@ -13,6 +13,8 @@ STILL = Augment(rotation=0, translation=0, zoom=0, brightness=0, contrast=0)
 class Films:
     """Twelve films with a white frame, so that what is cut off or added is seen."""
 
+    identity = "films"
+
     def __init__(self) -> None:
         self.images = np.full((12, 48, 48, 1), 100, np.float32)
         self.images[:, [0, -1]] = self.images[:, :, [0, -1]] = 255

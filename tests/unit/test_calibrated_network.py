@@ -193,6 +193,7 @@ def test_a_ranking_that_is_upside_down_is_not_turned(sign: int) -> None:
 @pytest.mark.parametrize(("task", "outputs"), [("multilabel", 2), ("multiclass", 3)])
 def test_the_calibration_is_built_into_every_kind_of_network(name: str, task: Task, outputs: int) -> None:
     """A dense last layer, and one of maps whose mean is taken: probabilities are those of the calibrated logits."""
+    keras.utils.set_random_seed(0)
     config = TrainConfig(model=name, weights=None, image_size=32)
     network = models.build(config, channels=1, outputs=outputs, task=task, weights=None).model
     random = np.random.default_rng(1)
