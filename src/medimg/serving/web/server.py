@@ -59,8 +59,8 @@ async def serve(app: Callable[..., Any], listening: socket.socket, *, ended: asy
         listening: The bound socket.
         ended: Ends the server where it is set.
     """
-    # No access log: it would hold the addresses of those who ask. No configuration of the log: uvicorn's would close the
-    # handlers of all others in the process; errors go to standard error without.
+    # No access log: it would hold the addresses of those who ask. No configuration of the log: uvicorn's would close
+    # the handlers of all others in the process; errors go to standard error without.
     config = uvicorn.Config(
         app, http=Connection, ws="none", lifespan="on", log_level="error", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_SECONDS,
