@@ -22,7 +22,7 @@ _TABLE = "sagemaker/core/image_uri_config/tensorflow.json"
 _KNOWN = {"py_versions", "registries", "repository"}
 _INSTANCE = re.compile(r"ml\.([a-z][a-z\d-]*)\.\w+")
 _ARM = re.compile(r"[a-z]+\d+g[a-z]*")
-_NONE = re.compile(r"p2|inf\d.*|trn\d.*")
+_OTHER = re.compile(r"p2|inf\d.*|trn\d.*")  # GPUs too old for it, and chips of AWS's own
 
 
 def training_image(region: str, instance: str) -> str:
@@ -75,7 +75,7 @@ def _processor(instance: str) -> str:
     if found is None:
         raise ValueError(f"{instance!r} is no instance of SageMaker, such as ml.m5.xlarge")
     family = found[1]
-    if _ARM.fullmatch(family) or _NONE.fullmatch(family):
+    if _ARM.fullmatch(family) or _OTHER.fullmatch(family):
         raise ValueError("they are for x86 and NVIDIA's GPUs newer than P2")
     return "gpu" if family[0] in "gp" else "cpu"
 

@@ -79,14 +79,13 @@ class Bodies:
         body = await self.read(receive, headers)
         size = len(body)
         try:
-            images = await self.apart(headers.get("content-type", ""), body)
+            images = await self._apart(headers.get("content-type", ""), body)
             del body  # the images are no larger, and may wait
             yield images
         finally:
             self._admission.release(size)
 
-    async def apart(self, content_type: str, body: bytes) -> Images:
-        """Returns the images of a body; raises `RequestRefused` as `images` does."""
+    async def _apart(self, content_type: str, body: bytes) -> Images:
         kind = content_type.lower()
         in_json = "json" in kind
         if not in_json and "form" not in kind:
@@ -192,20 +191,13 @@ class Predicting:
         if scope["method"] != "POST":
             raise Refused(405, "an image is sent by POST", headers={"Allow": "POST"})
         self._admission.check()  # before its body is read, where that can be told
-        # Not `Bodies.images`: its context would cost as much as all of the above.
-        body = await self._bodies.read(receive, headers)
-        size = len(body)
-        try:
-            images = await self._bodies.apart(headers.get("content-type", ""), body)
-            del body
+        async with self._bodies.images(receive, headers) as images:
             count = len(images.contents)
             self._admission.enter(count)
             try:
                 return await self._answer_all(images)
             finally:
                 self._admission.leave(count)
-        finally:
-            self._admission.release(size)
 
     async def _answer_all(self, images: Images) -> Mapping[str, Any]:
         if not images.several:
