@@ -57,13 +57,13 @@ class Script:
 
 
 SCRIPTS = (
-    Script("import_time"),
-    Script("input", takes=("data",)),
+    Script("import_time", ("--rounds", "5")),
+    Script("input", ("--rounds", "2"), takes=("data",)),
     Script("transfer", takes=("needs data",)),
-    Script("training", takes=("needs data",)),
-    Script("prediction"),
-    Script("serving", ("--rounds", "2", "--seconds", "4"), takes=("peers",)),
-    Script("upload", takes=("data",)),
+    Script("training", ("--rounds", "1"), takes=("needs data",)),
+    Script("prediction", ("--rounds", "5")),
+    Script("serving", ("--rounds", "2", "--seconds", "3", "--starts", "1"), takes=("peers",)),
+    Script("upload", ("--looped", "1000"), takes=("data",)),
     Script("audit", takes=("data",)),
     Script("bootstrap"),
     Script("scale"),

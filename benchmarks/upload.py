@@ -1,13 +1,14 @@
 """What it takes to get a dataset into S3: our pack beside the files themselves, with 25 ms of latency a request.
 
-    python benchmarks/upload.py [DATA] [--files shrunk|original] [--images 4700] [--rounds 2] [--latency-ms 25]
+    python benchmarks/upload.py [DATA] [--files shrunk|original] [--images 4700] [--rounds 2] [--looped N]
 
 DATA holds chestxray/kaggle224 (4,746 radiographs, already shrunk to 224 pixels) and chestxray/originals (18 untouched
 ones; with `--files original` repeated, each under its own name and with its own bytes). Without it the files are
 generated. The server is the tests' emulator, on this machine and its cores: its own work on a request is printed, since
 a server of that speed slows all alike. Every round uploads into new prefixes, in an order of its own; the way that
-sends file after file runs once. TransferManager is boto3's own, with its ten threads, and with 32 threads and as many
-connections. Packing is not part of an upload, since training needs the pack anyway; a row has it.
+sends file after file runs once, with `--looped` for so many of them, and its time is taken in proportion.
+TransferManager is boto3's own, with its ten threads, and with 32 threads and as many connections. Packing is not part
+of an upload, since training needs the pack anyway; a row has it.
 """
 
 from __future__ import annotations
@@ -88,9 +89,10 @@ def transfer_manager(client: Any, bucket: str, prefix: str, files: Sequence[Path
             future.result()
 
 
-def measure(dataset: medimg.Dataset, aws: Any, rounds: int, latency_ms: float) -> Table:
-    """Uploads a dataset in each way and returns the table."""
+def measure(dataset: medimg.Dataset, aws: Any, rounds: int, latency_ms: float, looped: int | None) -> Table:
+    """Uploads a dataset in each way, of its files so many one by one, and returns the table."""
     files = [sample.path for sample in dataset.samples]
+    some_files = files[:looped]
     packs: list[Pack] = []
     indexing, _ = timed(dataset.index)
     packing, _ = timed(lambda: packs.append(build(dataset, IMAGE_SIZE, facts=dataset.index())))
@@ -117,7 +119,7 @@ def measure(dataset: medimg.Dataset, aws: Any, rounds: int, latency_ms: float) -
         "many": (wide, lambda: manage(wide, MANY)),
     }
     once: dict[str, tuple[Wire, Callable[[], object]]] = {
-        "loop": (plain, lambda: one_by_one(plain.client, bucket, next(prefixes), files))
+        "loop": (plain, lambda: one_by_one(plain.client, bucket, next(prefixes), some_files))
     }
     sent: dict[str, str] = {}
 
@@ -133,12 +135,14 @@ def measure(dataset: medimg.Dataset, aws: Any, rounds: int, latency_ms: float) -
         found |= interleaved({name: watched(name, *way) for name, way in once.items()}, 1, warm=0)
     finally:
         aws.latency(0)
+    loop, share = found["loop"], len(files) / len(some_files)
+    loop = Measured(tuple(value * share for value in loop.values), tuple(used * share for used in loop.processor_s))
     before = ours.bytes
     upload("again")
     work = f"upload of {len(files):,} images"
     packed = Measured(tuple(seconds + packing for seconds in found["pack"].values))
     rows = (
-        Row(work, found["pack"], "`upload_file` in a loop", found["loop"], goal=15),
+        Row(work, found["pack"], "`upload_file` in a loop", loop, goal=15),
         Row(work, found["pack"], "TransferManager, 10 threads", found["ten"], goal=1.5),
         Row(work, found["pack"], f"TransferManager, {MANY} threads", found["many"], goal=1.5),
         Row(f"{work}, packing included", packed, "TransferManager, 10 threads", found["ten"]),
@@ -151,9 +155,10 @@ def measure(dataset: medimg.Dataset, aws: Any, rounds: int, latency_ms: float) -
         f"{size:,.1f} MB of files, read and hashed in {indexing:.1f} s and packed in {packing:.1f} s, once",
         f"{bare / WARM * 1e3:.1f} ms a request are this client's and the emulator's own work, besides the latency",
     )
+    part = f", of {looped:,} files and in proportion" if len(some_files) < len(files) else ""
     compared = (
         f"{len(files):,} files to an emulated S3 with {latency_ms:.0f} ms of latency a request; medians of {rounds} "
-        "rounds, the loop once. A pack holds the pixels at 224, compressed without loss."
+        f"rounds, the loop once{part}. A pack holds the pixels at 224, compressed without loss."
     )
     return Table("Upload", compared, rows, notes, ("boto3", "s3transfer"))
 
@@ -165,6 +170,7 @@ def main() -> int:
     parser.add_argument("--files", choices=("shrunk", "original"), default="shrunk")
     parser.add_argument("--images", type=some, default=4700, help="how many to generate or repeat")
     parser.add_argument("--rounds", type=some, default=2)
+    parser.add_argument("--looped", type=some, help="files that the loop sends, and its time in proportion; else all")
     parser.add_argument("--latency-ms", type=float, default=25.0)
     given = parser.parse_args()
     if given.files == "original" and given.data is None:
@@ -181,7 +187,7 @@ def main() -> int:
             original(given.data / "chestxray" / "originals", folder, given.images)
         else:
             folder = given.data / "chestxray" / "kaggle224"
-        return measure(medimg.Dataset.from_folder(folder), aws, given.rounds, given.latency_ms).print()
+        return measure(medimg.Dataset.from_folder(folder), aws, given.rounds, given.latency_ms, given.looped).print()
 
 
 if __name__ == "__main__":

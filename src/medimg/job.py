@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,7 +16,7 @@ from medimg.config import JobSpec
 from medimg.errors import MedimgError
 from medimg.progress import Event, Report, emit, pulse
 
-__all__ = ["Interrupted", "Paths", "Stop", "importing", "run_job"]
+__all__ = ["Interrupted", "Paths", "Stop", "run_job"]
 
 STOPPED = 143  # what a shell reports for a process ended by SIGTERM
 
@@ -73,17 +71,6 @@ class Stop:
             report(event)
 
         return checked
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """Makes the imports of a block take a third less time: what they make stays, and is searched for garbage never."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def run_job(module: str, work: Callable[[JobSpec, Paths, Stop, Report], str], argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from medimg import framework
 from medimg.config import JobSpec
-from medimg.job import Paths, Stop, importing, run_job
+from medimg.garbage import frozen
+from medimg.job import Paths, Stop, run_job
 from medimg.progress import Report
 from medimg.training.tracking import Tracker
 
@@ -15,8 +16,8 @@ def work(spec: JobSpec, paths: Paths, stop: Stop, report: Report) -> str:
     """Trains, exports and evaluates; the result is the sealed model folder `out/model`."""
     framework.use(spec.framework)
     with Tracker(spec.id, report) as tracker:
-        # What trains takes seconds to import, and the bar moves meanwhile.
-        with importing():
+        # What trains takes seconds to import, a third less without searches; and the bar moves meanwhile.
+        with frozen():
             framework.load()
             from medimg.data.transport import expanded
             from medimg.training.run import train

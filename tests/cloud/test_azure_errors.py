@@ -147,10 +147,12 @@ def test_no_request_waits_for_minutes(subscription: AzureEmulator) -> None:
 def test_an_answer_that_does_not_come_is_no_refusal(
     subscription: AzureEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Busy, cut off, or the login's service out of reach: none of them says anything about the job."""
+    """Busy, cut off, or the login's service busy or out of reach: none of them says anything about the job."""
     monkeypatch.setattr("time.sleep", lambda _: None)
-    for path, status in (("/workspaces/errors/", 503), ("/workspaces/errors/", 0), ("login.microsoftonline.com", 0)):
-        subscription.fault(path=path, status=status, code="ServerBusy", times=None)
+    jobs, login, many = "/workspaces/errors/", "login.microsoftonline.com", "AADSTS90055: Too many incoming requests."
+    token = f"{login}/.*/token"  # what comes before it is a wrong tenant to Azure's library, where it is refused
+    for path, status, said in ((jobs, 503, ""), (jobs, 0, ""), (login, 0, ""), (login, 503, ""), (token, 429, many)):
+        subscription.fault(path=path, status=status, code="ServerBusy", message=said, times=None)
         with pytest.raises(UnreachableError) as error:
             quick_azureml.backend().jobs()
         _told(error)

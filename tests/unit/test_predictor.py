@@ -21,6 +21,7 @@ from medimg.data.pack import build
 from medimg.errors import ImageRejected, RuntimeMismatchError
 from medimg.inference.decision import Prediction, decide, distribution
 from medimg.inference.predictor import Predictor
+from medimg.inference.runtimes import LiteRTRuntime
 
 
 def test_a_runtime_that_gives_no_numbers_is_refused(trained: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +54,17 @@ def test_litert_and_keras_agree(trained: ModelFolder, images: list[Path]) -> Non
     np.testing.assert_allclose(litert.probabilities(batch), keras.probabilities(batch), rtol=0, atol=1e-4)
     colour = np.repeat(litert.prepare(images[0]), 3, axis=2)
     assert trained.predict(colour).probabilities == trained.predict(images[0]).probabilities
+
+
+def test_an_image_alone_is_computed_by_several_cores_to_the_same_bits(trained: ModelFolder, images: list[Path]) -> None:
+    """As one of many; also where several threads ask at once, of which one has the joint interpreter."""
+    runtime = LiteRTRuntime(trained.export("litert"), workers=3)
+    batch = np.stack([Predictor(trained).prepare(path) for path in images[:12]])
+    expected = runtime.outputs(batch)
+    with ThreadPoolExecutor(4) as pool:
+        alone = list(pool.map(runtime.outputs, np.split(batch, len(batch))))
+    np.testing.assert_array_equal(np.concatenate(alone), expected)
+    assert runtime._joint is not None and np.ptp(expected) > 0
 
 
 def test_golden_inputs_agree_on_both_runtimes(trained: ModelFolder) -> None:

@@ -29,6 +29,7 @@ from medimg.data.formats.pillow import USUAL, is_jpeg, reduction
 from medimg.data.formats.rejection import rejection
 from medimg.data.pixels import Picture
 from medimg.errors import ImageRejected
+from medimg.garbage import paused
 from medimg.home import cores, home, make_folder
 from medimg.progress import Event, Report
 
@@ -249,6 +250,7 @@ def _with_cache(
         return facts
 
 
+@paused()
 def _find(
     samples: Sequence[Sample], database: sqlite3.Connection
 ) -> tuple[dict[str, PixelFacts], list[tuple[Sample, Key | None]]]:

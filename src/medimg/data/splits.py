@@ -11,6 +11,7 @@ import numpy as np
 from medimg.data.dataset import Dataset, Sample, Split
 from medimg.data.labels import amount, listing
 from medimg.errors import DatasetError
+from medimg.garbage import paused
 
 __all__ = ["split", "subset"]
 
@@ -73,6 +74,7 @@ def _divide(dataset: Dataset, groups: list[Group], shares: dict[Split, float]) -
     return assigned
 
 
+@paused()
 def split(
     dataset: Dataset, *, val: float, test: float | None, seed: int, pixels: Mapping[str, str] | None = None
 ) -> Dataset:

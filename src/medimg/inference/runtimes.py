@@ -25,6 +25,8 @@ __all__ = ["KerasRuntime", "LiteRTRuntime", "ONNXRuntime", "Runtime", "RuntimeNa
 
 RuntimeName = Literal["litert", "int8", "onnx", "keras"]
 
+_TOGETHER = 4  # cores that compute an image alone, at most: they wait for each other after every layer
+
 _GREETING = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"
 _greeted = threading.Lock()  # held for good once it is done
 
@@ -42,12 +44,12 @@ class Runtime(Protocol):
 class LiteRTRuntime:
     """A pool of single-threaded interpreters, one a core: on CPU that beats one interpreter with large batches.
 
-    Safe to call from several threads at once.
+    An image that comes alone is computed by several cores together. Safe to call from several threads at once.
 
     Args:
         path: The model's file.
         workers: Images computed at once; None: one a core.
-        threads: Cores that compute one image; more than 1 is for a server that is asked for one image at a time.
+        threads: Cores that compute each of them; more than 1 is for a server that is asked for one image at a time.
         name: "int8" where it is that export.
     """
 
@@ -55,38 +57,57 @@ class LiteRTRuntime:
         self, path: Path, *, workers: int | None = None, threads: int = 1, name: Literal["litert", "int8"] = "litert"
     ) -> None:
         self.name: str = name
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ImportError as error:
-            raise ConfigError(f"LiteRT is not installed ({error}). Run: pip install ai-edge-litert") from error
         self.workers = workers or cores()
-        content = path.read_bytes()
+        self._content = path.read_bytes()
         self._interpreters: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.workers):
-            with _without_greeting():
-                interpreter = Interpreter(model_content=content, num_threads=threads)
-                interpreter.allocate_tensors()
+            interpreter = self._made(threads)
             self._interpreters.put(interpreter)
         self._entry = interpreter.get_input_details()[0]["index"]
         self._exit = interpreter.get_output_details()[0]["index"]
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="litert")
+        self._together = min(self.workers, _TOGETHER) if threads == 1 else 1
+        self._joint: Any = None  # the interpreter for an image alone, once there was one
+        self._alone = threading.Lock()
 
-    def _one(self, image: np.ndarray) -> np.ndarray:
+    def _made(self, threads: int) -> Any:
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise ConfigError(f"LiteRT is not installed ({error}). Run: pip install ai-edge-litert") from error
+        with _without_greeting():
+            interpreter = Interpreter(model_content=self._content, num_threads=threads)
+            interpreter.allocate_tensors()
+        return interpreter
+
+    def _run(self, interpreter: Any, image: np.ndarray) -> np.ndarray:
+        # Into the interpreter's own memory, as float32: no copy of the image in between.
+        interpreter.tensor(self._entry)()[0] = image
+        interpreter.invoke()
+        result: np.ndarray = interpreter.get_tensor(self._exit)[0]
+        return result
+
+    def _one_of_many(self, image: np.ndarray) -> np.ndarray:
         interpreter = self._interpreters.get()
         try:
-            # Into the interpreter's own memory, as float32: no copy of the image in between.
-            interpreter.tensor(self._entry)()[0] = image
-            interpreter.invoke()
-            result: np.ndarray = interpreter.get_tensor(self._exit)[0]
-            return result
+            return self._run(interpreter, image)
         finally:
             self._interpreters.put(interpreter)
+
+    def _one_alone(self, image: np.ndarray) -> np.ndarray:
+        if self._together == 1 or not self._alone.acquire(blocking=False):  # the cores have another one
+            return self._one_of_many(image)
+        try:
+            self._joint = self._joint or self._made(self._together)
+            return self._run(self._joint, image)
+        finally:
+            self._alone.release()
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
         """Returns the network's outputs, float32 (n, outputs), for uint8 (n, height, width, channels)."""
         if len(images) == 1:
-            return self._one(images[0])[None]
-        return np.stack(list(self._pool.map(self._one, images)))
+            return self._one_alone(images[0])[None]
+        return np.stack(list(self._pool.map(self._one_of_many, images)))
 
 
 @contextmanager

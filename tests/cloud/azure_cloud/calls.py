@@ -152,6 +152,8 @@ class Answer:
             text = f"<?xml version='1.0' encoding='utf-8'?><Error>{inner}</Error>"
             headers = {"Content-Type": "application/xml", "x-ms-error-code": error.code, **error.headers}
             return cls(text.encode(), error.status, headers)
+        if request.host == "login.microsoftonline.com":  # as OAuth 2.0 has it: a word, not an object
+            return cls({"error": error.code, "error_description": error.message}, error.status, dict(error.headers))
         if error.status == 400 and "/onlineendpoints/" in request.path.lower():
             error = _of_endpoints(error)
         return cls({"error": error.content}, error.status, {"x-ms-failure-cause": "gateway", **error.headers})

@@ -11,6 +11,7 @@ from medimg.archive import is_archive
 from medimg.data.dataset import Dataset, Sample, Split
 from medimg.data.labels import amount, class_name, clean, decide_task, listing, positive_class, split_name
 from medimg.errors import DatasetError, did_you_mean
+from medimg.garbage import paused
 from medimg.home import salt, salted
 
 __all__ = ["IMAGE_SUFFIXES", "entries", "group_name", "image_files", "is_image", "read_folder"]
@@ -81,6 +82,7 @@ def _folders(root: Path) -> list[Path]:
     return [path for path in entries(root) if path.is_dir()]
 
 
+@paused()
 def read_folder(
     root: Path,
     *,

@@ -16,6 +16,7 @@ from medimg.data.dataset import Dataset, Labels, Sample
 from medimg.data.labels import amount, class_name, clean, decide_task, is_negative, listing, positive_class, split_name
 from medimg.data.readers.folder import IMAGE_SUFFIXES, group_name, image_files
 from medimg.errors import DatasetError, did_you_mean
+from medimg.garbage import paused
 from medimg.home import salt, salted
 
 __all__ = ["dataframe_rows", "read_csv_rows", "read_table"]
@@ -25,6 +26,7 @@ Rows = Sequence[tuple[int, Row]]  # each with its number, by which messages call
 Labelled = tuple[tuple[str, ...], Task, Mapping[int, Labels]]  # classes, task, labels by row number
 
 
+@paused()
 def read_csv_rows(path: Path) -> Rows:
     """Returns the rows of a CSV file, numbered as a spreadsheet does: the header is row 1.
 
@@ -89,6 +91,7 @@ def _refuse_repeated(header: Sequence[str], where: str) -> None:
         raise DatasetError(f"{where} has several columns called {repeated[0]!r}. Rename or remove all but one")
 
 
+@paused()
 def read_table(
     rows: Rows,
     *,

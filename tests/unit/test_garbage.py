@@ -1,0 +1,39 @@
+"""When garbage is looked for, and when not."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from medimg.garbage import frozen, paused
+
+
+def test_garbage_is_looked_for_again_after_imports_also_where_one_fails() -> None:
+    """And never among what was imported."""
+    before, made = gc.get_freeze_count(), []
+    with pytest.raises(ImportError), frozen():
+        assert not gc.isenabled()
+        made = [[] for _ in range(1000)]
+        raise ImportError("no such module")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= before + len(made)
+
+
+def test_a_pause_ends_where_it_began() -> None:
+    """One within another, and one in a program that has switched the search off itself."""
+
+    @paused()
+    def inner() -> bool:
+        return gc.isenabled()
+
+    with paused():
+        assert not inner() and not inner()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        assert not inner()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
