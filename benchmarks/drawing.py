@@ -1,4 +1,4 @@
-"""Draws the summary of `benchmarks/results.md`: medimg's lead in each work over the hardest peer, and the goal.
+"""Draws the summary of `benchmarks/results.md`: medimg's lead in each work over the best peer, and the goal.
 
     python benchmarks/drawing.py [--results FILE] [--picture FILE]
 
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results.md"
 PICTURE = FOLDER.parent / "docs" / "images" / "speed.svg"
 GREY, AHEAD, BEHIND, GOAL = "#7d8590", "#2f81f7", "#db6d28", "#d4a72c"
-TITLE = "Lead over the peer that is hardest to beat, and the goal (upright line)"
+TITLE = "Lead over the fastest peer (left of 1 ×: the peer leads), and the goal (upright line)"
 LEAD = re.compile(r"^\| (?P<work>.+?) \| (?P<peer>.+?) \| ≥ (?P<goal>[\d.]+) × \| (?P<ratio>[\d.,]+) × \|")
 
 
@@ -34,11 +34,11 @@ class Bar:
 
 
 def bars(results: str) -> list[Bar]:
-    """Returns a bar for each work of a page of results: against the peer that is closest to its goal.
+    """Returns a bar for each work of a page of results: against the peer over which its lead is least.
 
     A goal below 1 is no lead: a share of the floor, or a figure of merit that is not to be lower.
     """
-    closest: dict[str, Bar] = {}
+    least: dict[str, Bar] = {}
     for line in results.partition("\n## ")[0].splitlines():
         if found := LEAD.match(line):
             ratio = float(found["ratio"].replace(",", ""))
@@ -46,9 +46,9 @@ def bars(results: str) -> list[Bar]:
             bar = Bar(work, peer, float(found["goal"]), ratio)
             if bar.goal < 1:
                 continue
-            if bar.work not in closest or bar.ratio / bar.goal < closest[bar.work].ratio / closest[bar.work].goal:
-                closest[bar.work] = bar
-    return list(closest.values())
+            if bar.work not in least or bar.ratio < least[bar.work].ratio:
+                least[bar.work] = bar
+    return list(least.values())
 
 
 def draw(results: Path = RESULTS, picture: Path = PICTURE) -> None:

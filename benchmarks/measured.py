@@ -220,7 +220,7 @@ def command() -> str:
     words = ["python", str(script.relative_to(root)) if script.is_relative_to(root) else script.name]
     typed = [part for word in sys.argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
     for before, word in pairwise(typed):
-        given = Path(word).is_absolute()
+        given = Path(word).is_absolute() or word.startswith("..")
         words.append((before[2:].upper() if before.startswith("--") else "DATA") if given else word)
     return " ".join(words)
 

@@ -133,8 +133,8 @@ def test_a_script_that_takes_too_long_is_stopped_with_what_it_started(
     assert not any(map(runs, children))
 
 
-def test_a_picture_shows_each_work_beside_the_peer_nearest_to_its_goal(bench: ModuleType) -> None:
-    """Of several peers the one that the goal was missed against, or nearly; a share of a floor is no lead."""
+def test_a_picture_shows_each_work_beside_its_fastest_peer(bench: ModuleType) -> None:
+    """Of several peers the one over which the lead is least; a share of a floor is no lead."""
     drawing = importlib.import_module("drawing")
     lines = (
         "| a | `x` | ≥ 2 × | 1,200 × | yes |",
