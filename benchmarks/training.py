@@ -129,7 +129,7 @@ def compare(data: Path, alpha: float, rounds: int) -> Table:
         "Training, the whole call",
         f"A folder of 4,746 chest images of {SIDE} px to a judged classifier, {EPOCHS} epochs on a frozen backbone: "
         "`backend.train` with audit, exports and report, beside Keras with scikit-learn's metrics. Fresh processes, "
-        f"in turns; medians of {rounds}.",
+        f"in turns; {'one round' if rounds == 1 else f'medians of {rounds} rounds'}.",
         (row,),
         (
             "medimg's stages: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items()),
