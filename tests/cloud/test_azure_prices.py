@@ -24,7 +24,6 @@ from medimg.errors import ConfigError
 if TYPE_CHECKING:
     from azure_cloud.handle import AzureEmulator
 
-TODAY = dt.date.today().isoformat()
 GPU = Resources(instance="Standard_NC4as_T4_v3")
 SPOT = Resources(instance="Standard_NC4as_T4_v3", spot=True)
 SERVE = ServeConfig(instance="Standard_DS2_v2")
@@ -115,7 +114,7 @@ def test_a_job_on_spot_is_billed_at_the_price_of_low_priority(price_list: AzureE
 def test_every_price_tells_where_it_comes_from_and_when(price_list: AzureEmulator) -> None:
     """The day it was asked, and since when it holds; also of what costs nothing."""
     found = rates(workspace(), GPU)
-    assert found["training"].origin == f"{LIST}, {TODAY}"
+    assert found["training"].origin == f"{LIST}, {dt.date.today()}"
     assert found["training"].note == "in force since 2026-03-01"
     assert found["training"].of == "Standard_NC4as_T4_v3"
     assert "no charge for data sent into Azure" in found["upload"].origin
@@ -200,7 +199,7 @@ def test_after_a_week_the_list_is_asked_anew(price_list: AzureEmulator) -> None:
     age("westeurope", 7)
     price_list.tell("prices", items=[_like(retailPrice=0.8)])
     found = rates(workspace(), GPU)["training"]
-    assert (found.amount, found.date) == (0.8, TODAY)
+    assert (found.amount, found.date) == (0.8, dt.date.today().isoformat())
 
 
 @pytest.mark.parametrize("status", [0, 503])

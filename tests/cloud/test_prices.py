@@ -25,7 +25,6 @@ from medimg.config import Resources, ServeConfig, TrainConfig
 from medimg.errors import ConfigError
 
 PUBLISHED = "2026-11-19T17:00:00Z"
-TODAY = dt.date.today().isoformat()
 GPU = Resources(instance="ml.g4dn.xlarge")
 
 
@@ -218,7 +217,7 @@ def test_a_list_that_tells_more_than_was_asked_gives_the_same_prices(price_list:
 def test_every_price_tells_where_it_comes_from_and_when(price_list: PriceList) -> None:
     """The day it was asked, and the day AWS published it; also of what costs nothing."""
     found = rates(account(), GPU)
-    assert found["training"].origin == f"{LIST}, {TODAY}"
+    assert found["training"].origin == f"{LIST}, {dt.date.today()}"
     assert found["training"].note == "published 2026-11-19"
     assert found["training"].of == "ml.g4dn.xlarge"
     assert "no charge for data sent into AWS" in found["upload"].origin
@@ -327,7 +326,7 @@ def test_after_a_week_the_list_is_asked_anew(price_list: PriceList) -> None:
         product("AmazonSageMaker", "USE1-Train:ml.g4dn.xlarge", 0.8, instanceName=GPU.instance or "")
     ]
     found = rates(account(), GPU)["training"]
-    assert (found.amount, found.date) == (0.8, TODAY)
+    assert (found.amount, found.date) == (0.8, dt.date.today().isoformat())
 
 
 @pytest.mark.parametrize("refusal", [(503, "ServiceUnavailableException"), (400, "AccessDeniedException")])
@@ -494,4 +493,4 @@ def test_an_estimate_of_all_parts_is_what_a_calculator_gives(price_list: PriceLi
         pack_bytes=GB,
     )  # fmt: skip
     assert found.total == pytest.approx(2 * 0.71 + 0.021 + 8 * 0.112)
-    assert f"{LIST}, {TODAY}" in repr(found)
+    assert f"{LIST}, {dt.date.today()}" in repr(found)
