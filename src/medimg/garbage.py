@@ -7,22 +7,37 @@ is read, and more than in proportion to those of 10,000.
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 __all__ = ["frozen", "paused"]
 
+_lock = threading.Lock()
+_pauses = 0  # that have not ended: of several threads the last one ends them all
+_resume = False  # whether the search went on before the first
+
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Lets a block, or a function that it decorates, make many objects without a search among them."""
-    was = gc.isenabled()
-    gc.disable()
+    """Lets a block, or a function that it decorates, make many objects without a search among them.
+
+    Blocks may lie within each other and in several threads. The search goes on after the last, if it did before the
+    first.
+    """
+    global _pauses, _resume
+    with _lock:
+        if _pauses == 0:
+            _resume = gc.isenabled()
+            gc.disable()
+        _pauses += 1
     try:
         yield
     finally:
-        if was:
-            gc.enable()
+        with _lock:
+            _pauses -= 1
+            if _pauses == 0 and _resume:
+                gc.enable()
 
 
 @contextmanager

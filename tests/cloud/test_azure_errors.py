@@ -10,7 +10,7 @@ import quick_azureml
 from azure.storage.blob import ContainerClient
 from azure_cloud.handle import AzureEmulator
 
-from medimg.backends.azureml.errors import explain_failure, translated, words_of
+from medimg.backends.azureml.errors import explain_failure, is_offline, translated, words_of
 from medimg.backends.azureml.login import Login
 from medimg.backends.azureml.scoring import Scoring
 from medimg.backends.azureml.workspace import Workspace, _failed
@@ -157,6 +157,20 @@ def test_an_answer_that_does_not_come_is_no_refusal(
             quick_azureml.backend().jobs()
         _told(error)
         subscription.clear_faults()
+
+
+@pytest.mark.parametrize(
+    ("said", "again"),
+    [
+        ("AADSTS90055: There are too many incoming requests.", True),
+        ("AADSTS90033: A transient error has occurred.", True),
+        ("AADSTS50053: You've tried to sign in too many times with an incorrect user ID or password.", False),
+        ("AADSTS7000215: Invalid client secret provided.", False),
+    ],
+)
+def test_a_login_is_asked_again_where_it_was_put_off_and_not_where_it_was_refused(said: str, again: bool) -> None:
+    """In the words of Entra's table of errors."""
+    assert is_offline(RuntimeError(f"EnvironmentCredential: Authentication failed: {said}")) is again
 
 
 def test_nobody_signed_in_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import pytest
 
@@ -18,6 +19,25 @@ def test_garbage_is_looked_for_again_after_imports_also_where_one_fails() -> Non
         raise ImportError("no such module")
     assert gc.isenabled()
     assert gc.get_freeze_count() >= before + len(made)
+
+
+def test_pauses_of_several_threads_end_with_the_last() -> None:
+    """Whichever began first: none takes another's pause for what the program had set."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with paused():
+            begun.set()
+            ended.wait(30)
+
+    thread = threading.Thread(target=other)
+    with paused():
+        thread.start()
+        assert begun.wait(30)
+    assert not gc.isenabled()
+    ended.set()
+    thread.join()
+    assert gc.isenabled()
 
 
 def test_a_pause_ends_where_it_began() -> None:

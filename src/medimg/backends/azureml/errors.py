@@ -43,7 +43,7 @@ _NO_SUBSCRIPTION = {"SubscriptionNotFound", "InvalidSubscriptionId", "InvalidAut
 # Among what Azure's library tells of a login that failed: it was tried, and nobody answered.
 _OFFLINE = re.compile(
     r"Authentication failed: .*(connect|RemoteDisconnected|Connection|timed out|resolve|getaddrinfo|Max retries"
-    r"|HTTP Error: (429|5\d\d)|temporarily|[Tt]ransient|[Tt]oo ?[Mm]any|ServerBusy).*"
+    r"|HTTP Error: (429|5\d\d)|temporarily|[Tt]ransient|[Tt]oo ?[Mm]any( incoming)? ?[Rr]equests|ServerBusy).*"
 )
 
 _MOST_CHARACTERS = 500  # of what Azure says
